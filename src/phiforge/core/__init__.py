@@ -1,0 +1,1 @@
+"""The ground floor: errors, configs, run folders, seeds, hardware, console."""
