@@ -1,0 +1,229 @@
+"""Strict configs: YAML in, YAML out, and a mistake is one line that names the nearest valid key.
+
+A config is declared beside what it configures. `build` turns plain data into one; `merge` lays `key=value`
+pairs over it first. Nothing here imports torch, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from phiforge.core.errors import ConfigError
+
+# The seed documents' own spellings -> ours. Accepted wherever the config has the name on the right and not the one on the left.
+ALIASES: dict[str, str] = {
+    "lr": "learning_rate",
+    "base_learning_rate": "learning_rate",
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "base_batch_size": "per_device_train_batch_size",
+    "lambda": "kto_lambda",
+    "eval_every": "eval_steps",
+    "eval_interval": "eval_steps",
+    "save_every": "save_steps",
+    "lr_schedule_mode": "lr_scheduler_type",
+}
+MAX_YAML_BYTES = 1_000_000  # a config is small; anything larger is a mistaken file
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, keyword-only, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def build(cls: type[C], data: Mapping[str, Any], *, where: str) -> C:
+    """Make a config of type `cls` from plain data.
+
+    `where` names the source (a file, "the command line") in errors. Raises ConfigError: one line, with the
+    key's dotted name, what was expected and, for an unknown key, the nearest valid one.
+    """
+    try:
+        return cls.model_validate(_with_aliases(cls, data))
+    except ValidationError as error:
+        raise ConfigError(_explain(cls, error, where)) from None
+
+
+def _with_aliases(cls: type[Config], data: Mapping[str, Any]) -> dict[str, Any]:
+    fields = cls.model_fields
+    renamed: dict[str, Any] = {}
+    for key, value in data.items():
+        key = str(key).replace("-", "_")
+        name = ALIASES[key] if key not in fields and ALIASES.get(key) in fields else key
+        if name in renamed:
+            raise ConfigError(f"{key}: given twice (it is another spelling of {name})", fix="keep one of them")
+        nested = _config_type(fields[name].annotation) if name in fields else None
+        renamed[name] = _with_aliases(nested, value) if nested and isinstance(value, Mapping) else value
+    return renamed
+
+
+def _config_type(annotation: Any) -> type[Config] | None:
+    """The Config class inside an annotation such as `Spec`, `Spec | None`; None where there is none."""
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Config):
+            return candidate
+    return None
+
+
+def _keys_at(cls: type[Config], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        field = cls.model_fields.get(str(part))
+        nested = _config_type(field.annotation) if field else None
+        if nested is None:
+            return []
+        cls = nested
+    return list(cls.model_fields)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean X?`, or the list of what is known when nothing is near."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "known: " + ", ".join(sorted(known)) if known else ""
+
+
+def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
+    first = error.errors(include_url=False)[0]
+    path = tuple(first["loc"])
+    name = ".".join(str(part) for part in path) or "the whole"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key {name!r}; {nearest(str(path[-1]), _keys_at(cls, path[:-1]))}{more}"
+    if first["type"] == "missing":
+        return f"{where}: {name} is missing and has no default{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    value = first.get("input")
+    shown = "" if isinstance(value, Mapping) or first["type"] == "value_error" else f", not {_short(value)}"
+    return f"{where}: {name}: {message[:1].lower() + message[1:]}{shown}{more}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader that refuses a key given twice (plain YAML keeps the last one silently) and reads 1e-3 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_StrictLoader.add_implicit_resolver(  # YAML 1.1 takes 1e-3 for text; everyone who writes it means the number
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Plain data from YAML text with the safe loader; ConfigError names the line."""
+    if len(text) > MAX_YAML_BYTES:
+        raise ConfigError(f"{where}: {len(text):,} characters is too large for a config", fix=f"the limit is {MAX_YAML_BYTES:,}")
+    if text.count("&") and text.count("*") > 100:
+        raise ConfigError(f"{where}: too many YAML aliases", fix="write the values out")
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        at = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{at}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file. Raises ConfigError for a missing, unreadable, non-UTF-8 or non-mapping file."""
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes is too large for a config")
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    data = parse_yaml(text, where=str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values, not a {type(data).__name__}")
+    return data
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["a.b=1", "c=x"]` -> `{"a": {"b": 1}, "c": "x"}`; values are read as YAML. Raises ConfigError."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.lstrip("-")
+        if not equals or not key or any(not part for part in key.split(".")):
+            raise ConfigError(f"{pair!r} is not key=value", fix="for example learning_rate=1e-3")
+        merge(out, nest(key, parse_value(value, where=key)), where=pair)
+    return out
+
+
+def parse_value(text: str, *, where: str) -> Any:
+    """A value from the command line. Text that YAML would trip over (a path, a prompt with colons) stays text."""
+    try:
+        value = parse_yaml(text, where=where)
+    except ConfigError:
+        if text[:1] in "[{":
+            raise
+        return text
+    return text if isinstance(value, dict) and not text.startswith("{") else value
+
+
+def nest(dotted: str, value: Any) -> dict[str, Any]:
+    """`nest("a.b", 1)` -> `{"a": {"b": 1}}`."""
+    for part in reversed(dotted.replace("-", "_").split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any], *, where: str = "the command line") -> dict[str, Any]:
+    """Lay `over` on `base` in place, mapping by mapping."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge(base[key], value, where=where)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+    return base
+
+
+def to_data(config: Config) -> dict[str, Any]:
+    """Plain JSON-able data of a config, every value included."""
+    return config.model_dump(mode="json")
+
+
+def to_yaml(config: Config | Mapping[str, Any]) -> str:
+    """YAML text with keys in the order of declaration."""
+    data = to_data(config) if isinstance(config, Config) else dict(config)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def digest(data: Any) -> str:
+    """sha256 of the canonical JSON of plain data (sorted keys): equal configs, equal digests."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
