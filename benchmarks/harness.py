@@ -1,8 +1,8 @@
 """The one way this project measures: A and B interleaved in one process, an A/A control beside them, the ratio recorded.
 
-Machines are noisy, so an absolute second says little. `paired` runs the peer (a) and ours (b) in turn, takes the ratio within each pair, and
-reports the median with its spread; ours is also run twice in every pair, and the ratio of those two (the A/A control) must stay within 5 %,
-or the figure is not to be trusted. Check that a and b give the same output *before* timing them. Example:
+Machines are noisy, so an absolute second says little. `paired` runs the peer (a) and ours (b) in turn, takes the ratio within each pair,
+and reports the median with its spread; ours is also run twice in every pair, and the ratio of those two (the A/A control) must stay within
+5 %, or the figure is not to be trusted. Check that a and b give the same output *before* timing them. Example:
 
     from harness import paired, record
     result = paired("sampling 0.82M", lambda: peer.generate(...), lambda: engine.generate(...))
@@ -48,8 +48,8 @@ def paired(
 ) -> dict[str, Any]:
     """How many times less time b takes than a: the median over interleaved pairs of seconds(a) / seconds(b).
 
-    Each pair runs b, a, b (the two b's swap places from pair to pair; their ratio is the A/A control, b's time is their mean). The default clock
-    is CPU seconds of the process, all threads; pass `time.perf_counter` for wall time. `warm_up` runs of each come first and don't count.
+    Each pair runs b, a, b (the two b's swap places from pair to pair; their ratio is the A/A control, b's time is their mean). The default
+    clock is CPU seconds of the process, all threads; pass `time.perf_counter` for wall time. `warm_up` runs of each come first, uncounted.
     `work` (say, tokens made by one call) adds a and b in `unit` per second, for orientation only.
 
     Returns name, ratio, ratio_min, ratio_max, ratio_quartiles, a_seconds and b_seconds (medians), pairs, aa (median), aa_ok.
@@ -155,7 +155,7 @@ def record(
 ) -> Path:
     """Write results/<claim>-<date>.json (machine, versions, commit, config, every result) and return its path.
 
-    A second record of one claim on one day replaces the first. A result whose A/A control failed is written with `aa_ok: false`, never dropped.
+    A second record of one claim on one day replaces the first. A result whose A/A control failed is written so (`aa_ok: false`), not dropped.
     """
     now = datetime.datetime.now(datetime.UTC)
     path = Path(folder) / f"{claim}-{now:%Y-%m-%d}.json"
