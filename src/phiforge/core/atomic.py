@@ -66,7 +66,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = {28: "the disk is full", 13: "no permission to write there", 30: "the file system is read-only", 122: "the disk quota is used up"}
+        reason = {
+            28: "the disk is full",
+            13: "no permission to write there",
+            30: "the file system is read-only",
+            122: "the disk quota is used up",
+        }
         if error.errno not in reason:
             raise
         fix = "free some space or choose another folder with --out" if error.errno in (28, 122) else "choose another folder with --out"

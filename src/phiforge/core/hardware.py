@@ -131,7 +131,9 @@ def preflight_disk(path: Path, need: int) -> None:
     """Raise PreflightError when `need` bytes (with a tenth to spare) don't fit where `path` is, or it can't be written."""
     free = free_disk(path)
     if need * 1.1 > free:
-        raise PreflightError(f"{path}: needs {size(need)} of disk and {size(free)} is free", fix="free some space or choose another folder with --out")
+        raise PreflightError(
+            f"{path}: needs {size(need)} of disk and {size(free)} is free", fix="free some space or choose another folder with --out"
+        )
     folder = path.absolute()
     while not folder.exists():
         folder = folder.parent
