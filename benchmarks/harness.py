@@ -155,7 +155,7 @@ def record(
 ) -> Path:
     """Write results/<claim>-<date>.json (machine, versions, commit, config, every result) and return its path.
 
-    A second record of one claim on one day replaces the first. A result whose A/A control failed is written so (`aa_ok: false`), not dropped.
+    A second record of one claim on one day replaces the first. One whose A/A control failed is written so (`aa_ok: false`), not dropped.
     """
     now = datetime.datetime.now(datetime.UTC)
     path = Path(folder) / f"{claim}-{now:%Y-%m-%d}.json"
