@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -67,20 +68,24 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = {
-            28: "the disk is full",
-            13: "no permission to write there",
-            30: "the file system is read-only",
-            122: "the disk quota is used up",
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EACCES: "no permission to write there",
+            errno.EROFS: "the file system is read-only",
         }
         if error.errno not in reason:
             raise
-        fix = "free some space or choose another folder with --out" if error.errno in (28, 122) else "choose another folder with --out"
+        fix = (
+            "free some space or choose another folder with --out"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "choose another folder with --out"
+        )
         raise PreflightError(f"{path}: {reason[error.errno]}", fix=fix) from None
 
 
 def clear_partials(folder: Path) -> int:
     """Remove what an earlier, killed process left half-written in `folder` (not below it). Returns how many."""
-    leftovers = [item for item in folder.glob(f"{_TEMPORARY}*")] if folder.is_dir() else []
+    leftovers = list(folder.glob(f"{_TEMPORARY}*")) if folder.is_dir() else []
     for item in leftovers:
         shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink(missing_ok=True)
     return len(leftovers)
