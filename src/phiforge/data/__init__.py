@@ -1,0 +1,1 @@
+"""Text in: documents, tokenizer, packing, chat templates."""

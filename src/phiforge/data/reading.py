@@ -1,0 +1,125 @@
+"""Bytes and lines out of plain, .gz and .zst files, in pieces; damage is one line that names the file and the place."""
+
+from __future__ import annotations
+
+import errno
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import zstandard
+
+from phiforge.core.errors import DataError
+
+COMPRESSED = (".gz", ".zst")
+_PIECE = 1 << 18
+
+
+def read_bytes(path: Path) -> Iterator[bytes]:
+    """The file's bytes in pieces, decompressed by its suffix. Raises DataError: unreadable, corrupt or cut short."""
+    try:
+        with path.open("rb") as stream:
+            pieces = iter(lambda: stream.read(_PIECE), b"")
+            if path.suffix == ".gz":
+                yield from _gunzip(path, pieces)
+            elif path.suffix == ".zst":
+                yield from _unzstd(path, pieces)
+            else:
+                yield from pieces
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    reason = {
+        errno.EACCES: "no permission to read it",
+        errno.ENOENT: "no such file or folder",
+        errno.ELOOP: "a symbolic link that leads to itself",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return DataError(f"{path}: {reason}", fix="give a file or folder of text that can be read")
+
+
+def _gunzip(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """gzip members one after the other; their checksums are verified by zlib."""
+    engine = zlib.decompressobj(wbits=31)
+    fed = 0
+    try:
+        for piece in pieces:
+            fed += len(piece)
+            while piece:
+                if engine.eof:
+                    if not piece.strip(b"\0"):  # tar and tapes pad with zeros
+                        break
+                    engine = zlib.decompressobj(wbits=31)
+                out = engine.decompress(piece, _PIECE * 4)
+                if out:
+                    yield out
+                piece = engine.unused_data if engine.eof else engine.unconsumed_tail
+    except zlib.error as error:
+        raise DataError(f"{path}: not a sound gzip file ({str(error).split(': ')[-1]})", fix="unpack or fetch it again") from None
+    if not engine.eof:
+        raise DataError(f"{path}: the gzip file is cut short after {fed:,} bytes", fix="fetch it again")
+
+
+def _unzstd(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """zstandard frames one after the other. The library's stream reader takes a cut file for a whole one, hence frame by frame."""
+    engine: zstandard.ZstdDecompressionObj | None = None
+    fed = 0
+    try:
+        for piece in pieces:
+            fed += len(piece)
+            while piece:
+                engine = engine or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                out = engine.decompress(piece)
+                if out:
+                    yield out
+                piece = engine.unused_data if engine.eof else b""
+                engine = None if engine.eof else engine
+    except zstandard.ZstdError as error:
+        raise DataError(f"{path}: not a sound zstandard file ({str(error).split(': ')[-1]})", fix="unpack or fetch it again") from None
+    if engine is not None or not fed:
+        raise DataError(f"{path}: the zstandard file is cut short after {fed:,} bytes", fix="fetch it again")
+
+
+def read_lines(path: Path, *, limit: int) -> Iterator[tuple[int, bytes]]:
+    """(line number, line without its end). Raises DataError for a line of more than `limit` bytes."""
+    number, rest = 1, b""
+    for piece in read_bytes(path):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield number, line
+            number += 1
+        if len(rest) > limit:
+            raise DataError(
+                f"{path}, line {number}: longer than {limit:,} bytes", fix="one JSON object a line; cut long texts or raise max_line_bytes"
+            )
+    if rest:
+        yield number, rest
+
+
+def read_blocks(path: Path, *, limit: int) -> Iterator[tuple[int, bytes]]:
+    """(position of its first byte, block): the whole file as one block, or blocks of about `limit` bytes cut after a line end.
+
+    A block without a line end is cut between characters. So no block cuts a character or a CRLF in two.
+    """
+    start, held = 0, bytearray()
+    for piece in read_bytes(path):
+        held += piece
+        while len(held) > limit:
+            cut = _cut(held, limit)
+            yield start, bytes(held[:cut])
+            start += cut
+            del held[:cut]
+    if held:
+        yield start, bytes(held)
+
+
+def _cut(held: bytearray, limit: int) -> int:
+    for border in (b"\n\n", b"\n\r\n", b"\n"):
+        cut = held.rfind(border, limit // 2, limit)
+        if cut >= 0:
+            return cut + len(border)
+    cut = limit
+    while cut > limit - 4 and (held[cut] & 0xC0) == 0x80:  # continuation bytes belong to the character before
+        cut -= 1
+    return cut
