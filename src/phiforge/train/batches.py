@@ -1,0 +1,109 @@
+"""Which rows make which batch: an endless stream that starts at any step at once.
+
+Row g of the whole run (g = 0, 1, ...) belongs to epoch g // n and is the (g % n)-th of that epoch's own permutation, so a batch may
+straddle two epochs and no row is dropped. Step s takes rows s*G ... s*G + G - 1 (G = rows in one optimizer step, all processes together);
+within it each forward pass of each process takes a slice. So the rows of a step are the same for 8 x 1, 1 x 8 and 2 processes x 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from phiforge.core.seeds import derive
+
+Batch = dict[str, torch.Tensor]
+
+
+class RowSource(Protocol):
+    """Anything with a length that gives row i as arrays `input_ids`, `shift_labels`, `position_ids`, each (T,)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+
+def collate(rows: Sequence[dict[str, np.ndarray]]) -> Batch:
+    """Stack rows to (B, T) tensors. `labels` is there because transformers takes its absence for `no loss wanted`."""
+    batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+    return batch | {"labels": batch["shift_labels"]}
+
+
+class Order:
+    """The permutation of each epoch, from the seed alone. Only the last two epochs are held."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed = n, seed
+        self._held: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, g: int) -> tuple[int, int]:
+        """(epoch, index of the row in that epoch's data) of the g-th row of the run."""
+        epoch, place = divmod(g, self.n)
+        if epoch not in self._held:
+            self._held = {e: p for e, p in self._held.items() if e == epoch - 1}
+            self._held[epoch] = np.random.default_rng(derive(self.seed, "order", epoch)).permutation(self.n)
+        return epoch, int(self._held[epoch][place])
+
+
+class TrainStream:
+    """Batches for the trainer, from any step on.
+
+    rows_of: epoch -> that epoch's rows; every epoch must have at least `n` of them. Has no length on purpose: transformers then counts steps
+    alone, and its own slow way to skip batches is never taken.
+    """
+
+    def __init__(
+        self,
+        rows_of: Callable[[int], RowSource],
+        n: int,
+        *,
+        seed: int,
+        batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.rows_of, self.n = rows_of, n
+        self.order = Order(n, seed)
+        self.batch_size, self.accumulation, self.rank, self.world_size = batch_size, accumulation, rank, world_size
+        self.start_step = 0
+        self._rows: tuple[int, RowSource] | None = None
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows in one optimizer step, over all processes."""
+        return self.batch_size * self.accumulation * self.world_size
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """This process's batch of forward pass `micro` of optimizer step `step`."""
+        first = step * self.rows_per_step + (micro * self.world_size + self.rank) * self.batch_size
+        return collate([self._row(g) for g in range(first, first + self.batch_size)])
+
+    def _row(self, g: int) -> dict[str, np.ndarray]:
+        epoch, index = self.order[g]
+        if self._rows is None or self._rows[0] != epoch:
+            self._rows = (epoch, self.rows_of(epoch))
+        return self._rows[1][index]
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.start_step
+        while True:
+            for micro in range(self.accumulation):
+                yield self.batch(step, micro)
+            step += 1
+
+
+def evaluation_batches(rows: RowSource, batch_size: int, *, most_tokens: int | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+    """Rows in order, each process its share; with `most_tokens`, rows spread evenly over the whole."""
+    n = len(rows)
+    if n == 0:
+        return
+    width = len(rows[0]["input_ids"])
+    wanted = n if most_tokens is None else min(n, max(1, most_tokens // width))
+    chosen = np.linspace(0, n - 1, wanted).round().astype(int) if wanted < n else np.arange(n)
+    mine = chosen[rank::world_size]
+    for first in range(0, len(mine), batch_size):
+        yield collate([rows[int(i)] for i in mine[first : first + batch_size]])
