@@ -46,16 +46,17 @@ class DocumentFile:
 
     def __iter__(self) -> Iterator[Document]:
         """Raises DataError for a missing, damaged or foreign file, naming the line."""
-        line_number = 0
+        read = 0
         try:
             with self.path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-                for line_number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8", newline="\n"), 1):
+                for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
                     record = json.loads(line)
+                    read += 1
                     yield Document(record["id"], record["text"], record["source"])
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror or error}", fix="run `phiforge data prepare` again") from None
         except (zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
-            reason = f"damaged after document {line_number} ({type(error).__name__})"
+            reason = f"damaged after document {read} ({type(error).__name__})"
             raise DataError(f"{self.path}: {reason}", fix="run `phiforge data prepare` again") from None
 
 

@@ -6,9 +6,8 @@ import re
 
 # Project Gutenberg's own markers; the wording changed over the years ("EBOOK", "ETEXT", with and without "THE").
 _START = re.compile(
-    r"^[ \t]*\*{3} ?START OF (?:THE |THIS )?PROJECT GUTENBERG (?:EBOOK|ETEXT)\b[^\n]*(?:\n[^\n*]+)?\*{3}[ \t]*\n?", re.M | re.I
+    r"^[ \t]*\*{3} ?START OF (?:THE |THIS )?PROJECT GUTENBERG (?:EBOOK|ETEXT)\b[^\n]*(?:(?<!\*\*\*)\n[^\n*]+\*{3})?[ \t]*\n?", re.M | re.I
 )
-_START_LINE = re.compile(r"^[ \t]*\*{3} ?START OF (?:THE |THIS )?PROJECT GUTENBERG (?:EBOOK|ETEXT)\b[^\n]*\n?", re.M | re.I)
 _SMALL_PRINT = re.compile(r"^\*END[* ]*THE SMALL PRINT![^\n]*\n?", re.M | re.I)
 _END = re.compile(r"^[ \t]*\*{3} ?END OF (?:THE |THIS )?PROJECT GUTENBERG (?:EBOOK|ETEXT)\b", re.M | re.I)
 _END_OLD = re.compile(r"^[ \t]*End of (?:the |this )?Project Gutenberg(?:'s|’s)?\b[^\n]*$", re.M | re.I)
@@ -25,14 +24,12 @@ def strip_gutenberg(text: str) -> tuple[str, bool]:
 
     Only a text with a start marker is touched. Blank lines at the new borders go too.
     """
-    start = _START.search(text) or _START_LINE.search(text) or _SMALL_PRINT.search(text)
+    start = _START.search(text) or _SMALL_PRINT.search(text)
     if start is None:
         return text, False
     end = _END.search(text, start.end())
     body = text[start.end() : end.start() if end else len(text)]
-    old = None
-    for old in _END_OLD.finditer(body, max(0, len(body) - 2000)):
-        break
+    old = _END_OLD.search(body, max(0, len(body) - 2000))
     if old is not None:
         body = body[: old.start()]
     return body.strip("\n \t") + "\n", True
