@@ -65,12 +65,12 @@ def _with_aliases(cls: type[Config], data: Mapping[str, Any]) -> dict[str, Any]:
         name = ALIASES[key] if key not in fields and ALIASES.get(key) in fields else key
         if name in renamed:
             raise ConfigError(f"{key}: given twice (it is another spelling of {name})", fix="keep one of them")
-        nested = _config_type(fields[name].annotation) if name in fields else None
+        nested = config_type(fields[name].annotation) if name in fields else None
         renamed[name] = _with_aliases(nested, value) if nested and isinstance(value, Mapping) else value
     return renamed
 
 
-def _config_type(annotation: Any) -> type[Config] | None:
+def config_type(annotation: Any) -> type[Config] | None:
     """The Config class inside an annotation such as `Spec`, `Spec | None`; None where there is none."""
     for candidate in (annotation, *typing.get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, Config):
@@ -81,7 +81,7 @@ def _config_type(annotation: Any) -> type[Config] | None:
 def _keys_at(cls: type[Config], path: tuple[Any, ...]) -> list[str]:
     for part in path:
         field = cls.model_fields.get(str(part))
-        nested = _config_type(field.annotation) if field else None
+        nested = config_type(field.annotation) if field else None
         if nested is None:
             return []
         cls = nested

@@ -36,6 +36,7 @@ class Stage:
     `body` is named as "module:function" and imported only when the stage runs, so that listing stages stays cheap.
     It is called as `body(config, parents, run)` and returns the final metrics.
     `inputs` lists the files that the config names: their sha256 decides whether a finished stage is run again.
+    `distributed`: every process of a `torchrun` takes part; otherwise the first one works and the others wait.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     body: str
     roles: tuple[Role, ...] = field(default=())
     inputs: Callable[[Any], list[Path]] = _no_files
+    distributed: bool = False
 
     def load(self) -> Body:
         """The function behind the stage."""

@@ -1,0 +1,95 @@
+"""`phiforge VERB ...`: the table of verbs, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+import typer
+
+from phiforge.cli import chat, data, doctor, export, plan, quickstart, run, runs, schema, serve, stages
+from phiforge.core import console, hardware
+from phiforge.core.errors import PhiforgeError
+
+app = typer.Typer(
+    name="phiforge",
+    help="Text in, your own small language model out. Start with [bold]phiforge quickstart[/bold].",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+START, TRAIN, SHARE, LOOK = "Start here", "One stage at a time", "Use the model", "Look around"
+app.command("quickstart", rich_help_panel=START, context_settings=stages.OPEN)(quickstart.quickstart)
+app.command("plan", rich_help_panel=START, context_settings=stages.OPEN)(plan.plan)
+app.command("run", rich_help_panel=START, context_settings=stages.OPEN)(run.run)
+app.add_typer(data.data, name="data", rich_help_panel=TRAIN)
+app.add_typer(data.tokenizer, name="tokenizer", rich_help_panel=TRAIN)
+app.command("pretrain", rich_help_panel=TRAIN, context_settings=stages.OPEN)(stages.pretrain)
+app.command("finetune", rich_help_panel=TRAIN, context_settings=stages.OPEN)(stages.finetune)
+app.command("evaluate", rich_help_panel=TRAIN, context_settings=stages.OPEN)(stages.evaluate)
+app.add_typer(export.export, name="export", rich_help_panel=SHARE)
+app.command("chat", rich_help_panel=SHARE)(chat.chat)
+app.command("serve", rich_help_panel=SHARE)(serve.serve)
+app.add_typer(runs.runs, name="runs", rich_help_panel=LOOK)
+app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
+app.command("schema", rich_help_panel=LOOK)(schema.schema)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True)) -> None:
+    if version:
+        import importlib.metadata
+
+        typer.echo(importlib.metadata.version("phiforge"))
+        raise typer.Exit
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console entry: runs a verb and leaves with its exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    hardware.configure_allocator()
+    signal.signal(signal.SIGTERM, _on_terminate)
+    sys.exit(_guarded(arguments))
+
+
+def _guarded(arguments: list[str] | None) -> int:
+    """Run the verb; 0 done, 1 failed, 2 bad arguments, 3 refused beforehand, 4 a gate failed, 130 interrupted."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        typer.echo(error.ctx.get_help() if error.ctx else "")
+        return 2
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "phiforge"
+        console.fail(f"{' '.join(error.format_message().split())} -> `{command} --help` shows what it takes")
+        return 2
+    except PhiforgeError as error:
+        console.fail(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        console.fail("stopped")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nobody is left to tell
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        console.fail(f"{error.filename or 'a file'}: {error.strerror} -> free some space, or choose another folder with --out")
+        return 3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""`phiforge schema`: the JSON schema of any config, for editors and for people who like to read them."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated, Any
+
+import typer
+
+from phiforge.core.config import Config, nearest
+from phiforge.core.errors import ConfigError
+
+
+def schema(name: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="A stage such as pretrain, or `recipe`.")] = None) -> None:
+    """Print the JSON schema of a stage's config, or of a recipe. Without a name: the names."""
+    from phiforge.recipes.recipe import Recipe
+    from phiforge.recipes.registry import STAGES
+
+    known: dict[str, type[Config]] = {"recipe": Recipe, **{stage: found.config for stage, found in STAGES.items()}}
+    if name is None:
+        typer.echo("\n".join(known))
+        return
+    if name not in known:
+        raise ConfigError(f"no config is called {name!r}; {nearest(name, known)}")
+    document: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **known[name].model_json_schema()}
+    typer.echo(json_module.dumps(document, indent=2, ensure_ascii=False))

@@ -1,0 +1,183 @@
+"""A recipe: a YAML list of steps, each a stage with its config and the steps it is made from.
+
+description: one line
+steps:
+  - name: data
+    stage: data prepare
+    config: {source: my-texts}
+  - name: pretrain
+    stage: pretrain
+    parents: {data: data, tokenizer: tokenizer}     # role: step, or a path to a finished run
+    config: {max_steps: 500}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from phiforge.core.config import ALIASES, Config, config_type, build, load_yaml, merge, nearest, nest, parse_yaml
+from phiforge.core.errors import ConfigError
+from phiforge.core.runs import Run
+from phiforge.core.stages import Stage
+from phiforge.recipes.registry import get_stage
+
+# Steps that others share: a key that a later step has too is not meant for them.
+_SHARED_STAGES = ("data prepare", "tokenizer train")
+
+
+class Step(Config):
+    """One stage of a recipe."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", description="name of the step and of its folder")
+    stage: str = Field(description="the stage, as the command line calls it")
+    parents: dict[str, str] = Field(default={}, description="role -> name of an earlier step, or path of a finished run")
+    config: dict[str, Any] = Field(default={}, description="the stage's config; what is left out takes its default")
+
+
+class Recipe(Config):
+    """Steps in order."""
+
+    description: str = Field(default="", description="what it does, in a line")
+    steps: list[Step] = Field(min_length=1, description="the stages, in order")
+
+    @model_validator(mode="after")
+    def _parents_come_first(self) -> Recipe:
+        seen: list[str] = []
+        for step in self.steps:
+            stage = get_stage(step.stage)
+            if step.name in seen:
+                raise ValueError(f"two steps are called {step.name!r}")
+            roles = {role.name for role in stage.roles}
+            for role, parent in step.parents.items():
+                if role not in roles:
+                    raise ValueError(f"step {step.name}: {step.stage} has no role {role!r}; {nearest(role, roles)}")
+                if parent not in seen and not Run.is_run(parent):
+                    raise ValueError(f"step {step.name}: its {role} {parent!r} is neither an earlier step nor a run folder")
+            missing = [role.name for role in stage.roles if role.required and role.name not in step.parents]
+            if missing:
+                raise ValueError(f"step {step.name}: {step.stage} needs a {missing[0]}")
+            seen.append(step.name)
+        return self
+
+    def stage_of(self, step: Step) -> Stage:
+        """The stage behind a step."""
+        return get_stage(step.stage)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship, as `family/name`."""
+    root = resources.files("phiforge.recipes") / "families"
+    return sorted(f"{family.name}/{file.name[:-5]}" for family in root.iterdir() if family.is_dir() for file in family.iterdir())
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe from a file (`*.yaml`, `*.yml`) or by its shipped name. Raises ConfigError."""
+    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        return build(Recipe, load_yaml(Path(name)), where=name)
+    if name not in recipe_names():
+        raise ConfigError(f"no recipe is called {name!r}; {nearest(name, recipe_names())}")
+    text = (resources.files("phiforge.recipes") / "families" / f"{name}.yaml").read_text(encoding="utf-8")
+    return build(Recipe, parse_yaml(text, where=name), where=name)
+
+
+def default_recipe(stage_name: str) -> dict[str, Any]:
+    """The steps that a stage verb stands for when no recipe is named: its parents made with their defaults."""
+    stage = get_stage(stage_name)
+    makers = {"data": "data prepare", "tokenizer": "tokenizer train"}
+    steps: list[dict[str, Any]] = []
+    for role in stage.roles:
+        if role.name in makers and role.required and stage.name not in makers.values():
+            parents = {"data": "data"} if role.name == "tokenizer" else {}
+            steps.append({"name": role.name, "stage": makers[role.name], "parents": parents})
+    parents = {step["name"]: step["name"] for step in steps}
+    return {"steps": [*steps, {"name": stage_name.split()[0], "stage": stage_name, "parents": parents}]}
+
+
+def up_to(recipe: Recipe, stage_name: str) -> Recipe:
+    """The recipe cut after its last step of stage `stage_name`, with only the steps that this one needs."""
+    positions = [index for index, step in enumerate(recipe.steps) if step.stage == stage_name]
+    if not positions:
+        has = ", ".join(step.stage for step in recipe.steps)
+        raise ConfigError(f"the recipe has no {stage_name} step (it has {has})", fix="`phiforge run` runs a whole recipe")
+    steps = list(recipe.steps[: positions[-1] + 1])
+    needed = {steps[-1].name}
+    for step in reversed(steps):
+        if step.name in needed:
+            needed |= set(step.parents.values())
+    return recipe.model_copy(update={"steps": [step for step in steps if step.name in needed]})
+
+
+def override(recipe: Mapping[str, Any], keys: Mapping[str, Any], *, main: str | None = None) -> Recipe:
+    """Lay the command line's keys over a recipe's plain data.
+
+    `step.key=v` goes to that step; `step=PATH` takes a finished run in place of the step (or, for a data step, the
+    text at PATH); a bare key goes to the step named `main` if it has it, else to every step that has it, where steps
+    that prepare data are asked last. Keys of a nested config are found one level down (`size` is `model.size`).
+    """
+    steps: dict[str, dict[str, Any]] = {step["name"]: {**step, "config": dict(step.get("config") or {})} for step in recipe["steps"]}
+    for key, value in keys.items():
+        key = key.replace("-", "_")
+        if key in steps and isinstance(value, Mapping):
+            for name, inner in value.items():
+                _set(steps[key], name, inner)
+        elif key in steps and not isinstance(value, Mapping) and _field_path(get_stage(steps[key]["stage"]).config, key) is None:
+            _replace_step(steps, key, value)
+        else:
+            for name in _owners(steps, key, main):
+                _set(steps[name], key, value)
+    return build(Recipe, {**recipe, "steps": list(steps.values())}, where="recipe")
+
+
+def _replace_step(steps: dict[str, dict[str, Any]], name: str, value: Any) -> None:
+    values = value if isinstance(value, list) else [value]
+    if len(values) == 1 and Run.is_run(str(values[0])):
+        for step in steps.values():
+            parents = step.get("parents") or {}
+            step["parents"] = {role: str(values[0]) if parent == name else parent for role, parent in parents.items()}
+        del steps[name]
+    elif steps[name]["stage"] == "data prepare":
+        steps[name]["config"]["source"] = [str(item) for item in values]
+    else:
+        raise ConfigError(f"{name}={value}: not a run folder (no run.json)", fix=f"give a finished {steps[name]['stage']} run")
+
+
+def _owners(steps: dict[str, dict[str, Any]], key: str, main: str | None) -> list[str]:
+    having = [name for name, step in steps.items() if _field_path(get_stage(step["stage"]).config, key)]
+    if main in having:
+        return [main]  # type: ignore[list-item]
+    own = [name for name in having if steps[name]["stage"] not in _SHARED_STAGES]
+    if not having:
+        known = {field for step in steps.values() for field in get_stage(step["stage"]).config.model_fields}
+        raise ConfigError(f"the command line: unknown key {key!r}; {nearest(key, known | set(steps))}")
+    return own or having
+
+
+def _field_path(config: type[Config], key: str) -> str | None:
+    """Dotted place of `key` in a config: its own field, an alias of one, or a field one level down."""
+    for name in (key, ALIASES.get(key, key)):
+        if name in config.model_fields:
+            return name
+    for name, nested in nested_configs(config):
+        if key in nested.model_fields:
+            return f"{name}.{key}"
+    return None
+
+
+def nested_configs(config: type[Config]) -> Iterator[tuple[str, type[Config]]]:
+    """Fields of a config that are configs themselves."""
+    for name, field in config.model_fields.items():
+        nested = config_type(field.annotation)
+        if nested:
+            yield name, nested
+
+
+def _set(step: dict[str, Any], key: str, value: Any) -> None:
+    path = _field_path(get_stage(step["stage"]).config, key.replace("-", "_")) or key
+    if "." in path and isinstance(value, Mapping):
+        value = dict(value)
+    merge(step["config"], nest(path, value))
