@@ -57,6 +57,8 @@ class Tokenizer:
         self._special_ids = frozenset(self.specials.values())
         self._special_pattern = re.compile("|".join(re.escape(s) for s in sorted(self.specials, key=len, reverse=True)) or r"(?!)")
         self.bos_id, self.eos_id, self.pad_id, self.eot_id = vocabulary.roles(spec, settings, self.specials)
+        words = [token["content"] for token in spec.get("added_tokens", []) if not token.get("special")]
+        self._added_words = re.compile("|".join(map(re.escape, words))) if words else None
         self._nfc = (spec.get("normalizer") or {}).get("type") == "NFC"
         self._fast = vocabulary.tiktoken_encoding(spec, self._pattern)
 
@@ -152,9 +154,14 @@ class Tokenizer:
     def _raw(self, text: str) -> np.ndarray:
         if not text:
             return np.empty(0, np.uint32)
-        if self._fast is None or (self._nfc and not unicodedata.is_normalized("NFC", text)) or has_long_blank(text):
+        if self._fast is None or not self._goes_fast(text):
             return self.encode_reference(text).astype(np.uint32)
         return self._fast.encode_to_numpy(text, disallowed_special=())
+
+    def _goes_fast(self, text: str) -> bool:
+        if self._nfc and not unicodedata.is_normalized("NFC", text):
+            return False
+        return not has_long_blank(text) and (self._added_words is None or self._added_words.search(text) is None)
 
     def encode_reference(self, text: str) -> np.ndarray:
         """The same ids from `tokenizers`, int64: what the fast way is held against."""

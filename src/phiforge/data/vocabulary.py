@@ -209,17 +209,17 @@ def tiktoken_encoding(spec: dict[str, Any], pattern: str) -> tiktoken.Encoding |
     """An encoding with the same ids, or None where tiktoken's rule (merge the pair whose *result* has the lowest id) would be another.
 
     It is the same rule when merges stand in the order of their ids, each piece is made by exactly the merge that the file names,
-    and nothing else (added ordinary words, prefixes, normalisers but NFC) comes between.
+    and nothing else (prefixes, normalisers but NFC) comes between. Texts with added ordinary words in them must go the other way.
     """
     model = spec["model"]
     blocked = any(model.get(key) for key in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"))
     normaliser = (spec.get("normalizer") or {}).get("type", "NFC")
     added = spec.get("added_tokens", [])
-    if not pattern or blocked or normaliser != "NFC" or any(not token.get("special") for token in added):
+    if not pattern or blocked or normaliser != "NFC":
         return None
     byte_of = {character: byte for byte, character in enumerate(pretokenizers.byte_alphabet())}
-    specials = {token["content"] for token in added}
-    vocab = {text: i for text, i in model["vocab"].items() if text not in specials}
+    outside = {token["content"] for token in added}
+    vocab = {text: i for text, i in model["vocab"].items() if text not in outside}
     ranks = {bytes(byte_of[c] for c in text): i for text, i in vocab.items()}
     last = -1
     made: set[str] = set()

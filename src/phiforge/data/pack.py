@@ -1,0 +1,214 @@
+"""Documents packed into one memory-mapped row of tokens, kept in a content-addressed cache.
+
+    tokens.bin     uint16 or uint32, [bos] ids... [eos] of each document, one after the other
+    starts.npy     int64, where each document begins
+    bytes.npy      int64, UTF-8 bytes of each document's text
+    trained.bin    uint8, only for chats: 1 where the token is to be learnt
+    packed.json    counts, checksums, what it was made from
+
+The cache key is made of the documents' bytes, the tokenizer, the template and this code's version, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from phiforge.core.atomic import writing
+from phiforge.core.console import warn
+from phiforge.core.errors import DataError
+from phiforge.core.hardware import preflight_disk
+from phiforge.data.document import Document
+from phiforge.data.tokenizer import Tokenizer
+
+VERSION = 1  # raise it when the same documents would be packed differently
+_BATCH_CHARACTERS = 4 << 20
+
+
+class Packed:
+    """A packed set of documents, memory-mapped: opening it reads nothing but the counts.
+
+    tokens (N,) uint16|uint32 · starts (D,) int64 · document_bytes (D,) int64 · trained (N,) uint8 or None
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.folder, self.facts = folder, facts
+        self.n_tokens: int = facts["n_tokens"]
+        self.n_bytes: int = facts["n_bytes"]
+        self.n_documents: int = facts["n_documents"]
+        self.key: str = facts["key"]
+        self.tokens: np.ndarray = np.memmap(folder / "tokens.bin", dtype=facts["dtype"], mode="r", shape=(self.n_tokens,))
+        self.starts: np.ndarray = np.load(folder / "starts.npy", mmap_mode="r")
+        self.document_bytes: np.ndarray = np.load(folder / "bytes.npy", mmap_mode="r")
+        masked = (folder / "trained.bin").is_file()
+        self.trained = np.memmap(folder / "trained.bin", dtype=np.uint8, mode="r", shape=(self.n_tokens,)) if masked else None
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Packed:
+        """Raises DataError when the folder is missing, incomplete, or not what its checksums say."""
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
+            for name, (size, checksum) in facts["files"].items():
+                if (folder / name).stat().st_size != size or _crc(folder / name) != checksum:
+                    raise DataError(f"{folder / name}: changed since it was written", fix="delete the folder; it is made again")
+            return cls(folder, facts)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder}: no packed documents ({type(error).__name__})", fix="delete the folder; it is made again") from None
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            value = zlib.crc32(piece, value)
+    return value
+
+
+def cache_root() -> Path:
+    """`$PHIFORGE_CACHE`, or `~/.cache/phiforge`."""
+    chosen = os.environ.get("PHIFORGE_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "phiforge"
+
+
+def pack(documents: Iterable[Document], tokenizer: Tokenizer, cache_dir: Path | None = None, *, template: str = "") -> Packed:
+    """Pack `documents`, or find them packed already under the same content.
+
+    `documents` is read twice (once for the key, once for the tokens), so it is a list or a DocumentFile, not an iterator; it is never
+    held in memory. Two processes may do this at once: each writes under its own name, the first to finish is kept.
+    Raises DataError (no documents), PreflightError (disk).
+    """
+    if iter(documents) is documents:
+        raise TypeError("pack reads the documents twice: give a list or a DocumentFile, not an iterator")
+    key, n_bytes = content_key(documents, tokenizer, template)
+    if not n_bytes:
+        raise DataError("there is no text to pack", fix="give at least one document that is not empty")
+    return cached(key, cache_dir, 4 * n_bytes, lambda folder: _write(folder, documents, tokenizer))
+
+
+def content_key(documents: Iterable[Document], tokenizer: Tokenizer, template: str) -> tuple[str, int]:
+    """(cache key, UTF-8 bytes of all texts)."""
+    digest = hashlib.sha256(json.dumps([VERSION, tokenizer.fingerprint, tokenizer.bos_id, tokenizer.eos_id, template]).encode())
+    n_bytes = 0
+    for document in documents:
+        text = document.text.encode("utf-8")
+        n_bytes += len(text)
+        digest.update(len(text).to_bytes(8, "little") + text)
+    return digest.hexdigest()[:32], n_bytes
+
+
+def cached(key: str, cache_dir: Path | None, need: int, write: Any) -> Packed:
+    """The packed folder called `key`; `write(folder) -> facts` makes it where it is missing or damaged."""
+    root = (cache_dir or cache_root()) / "packed"
+    place = root / key
+    if place.is_dir():
+        try:
+            return Packed.open(place)
+        except DataError as error:
+            warn(f"the cache was damaged and is made again ({error.what})")
+            _set_aside(place)
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        preflight_disk(root, need)
+        temporary = root / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        temporary.mkdir()
+        try:
+            facts = {**write(temporary), "key": key, "version": VERSION}
+            names = sorted(path.name for path in temporary.iterdir())
+            facts["files"] = {name: [(temporary / name).stat().st_size, _crc(temporary / name)] for name in names}
+            (temporary / "packed.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            _sync(temporary)
+            try:
+                temporary.rename(place)
+            except OSError:  # another process was first: its folder holds the same bytes
+                if not place.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Packed.open(place)
+
+
+def _set_aside(place: Path) -> None:
+    """Move a damaged folder away in one step, then remove it: another process may be about to do the same."""
+    aside = place.with_name(f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        place.rename(aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+class ShardWriter:
+    """Appends documents of ids to the files of a shard."""
+
+    def __init__(self, folder: Path, vocab_size: int, *, masked: bool = False) -> None:
+        self.folder, self.dtype = folder, np.dtype("uint16" if vocab_size <= 1 << 16 else "uint32")
+        self.starts: list[int] = []
+        self.bytes: list[int] = []
+        self.n_tokens = 0
+        self._tokens: BinaryIO = (folder / "tokens.bin").open("wb")
+        self._trained: BinaryIO | None = (folder / "trained.bin").open("wb") if masked else None
+
+    def write(self, ids: np.ndarray, n_bytes: int, trained: np.ndarray | None = None) -> None:
+        """Append one document of `ids` (T,)."""
+        self.starts.append(self.n_tokens)
+        self.bytes.append(n_bytes)
+        self._tokens.write(ids.astype(self.dtype).tobytes())
+        if self._trained is not None and trained is not None:
+            self._trained.write(trained.astype(np.uint8).tobytes())
+        self.n_tokens += len(ids)
+
+    def finish(self) -> dict[str, Any]:
+        """Close the files; the counts."""
+        self._tokens.close()
+        if self._trained is not None:
+            self._trained.close()
+        np.save(self.folder / "starts.npy", np.array(self.starts, np.int64))
+        np.save(self.folder / "bytes.npy", np.array(self.bytes, np.int64))
+        return {
+            "n_tokens": self.n_tokens,
+            "n_bytes": sum(self.bytes),
+            "n_documents": len(self.starts),
+            "dtype": self.dtype.name,
+        }
+
+
+def _write(folder: Path, documents: Iterable[Document], tokenizer: Tokenizer) -> dict[str, Any]:
+    shard = ShardWriter(folder, tokenizer.vocab_size)
+    bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
+    for batch in _batches(documents):
+        texts = [document.text for document in batch]
+        for text, ids in zip(texts, tokenizer.raw_batch(texts), strict=True):
+            shard.write(np.concatenate([bos, ids, eos]), len(text.encode("utf-8")))
+    return shard.finish()
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Lists of documents of about 4 million characters together; empty documents are left out."""
+    batch: list[Document] = []
+    size = 0
+    for document in itertools.filterfalse(lambda d: not d.text, documents):
+        batch.append(document)
+        size += len(document.text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,88 @@
+"""Fixed-length rows of a packed set, found in O(1): row i is tokens[i*T : i*T + T + 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from phiforge.core.errors import DataError
+from phiforge.data.pack import Packed
+
+IGNORED = -100  # torch's cross_entropy leaves these labels out
+
+
+class Rows:
+    """Rows of `context_length` = T tokens, each with the label that follows it.
+
+    A row may hold several documents. `position_ids` restart at 0 where one begins, which is how transformers (attention_mask=None)
+    knows that they must not see each other; a label that would cross a border is IGNORED. `offset` tokens are left out at the front.
+    """
+
+    def __init__(self, packed: Packed, context_length: int, offset: int = 0) -> None:
+        if context_length < 1 or offset < 0:
+            raise ValueError("context_length must be at least 1 and offset at least 0")
+        self.packed, self.context_length, self.offset = packed, context_length, offset
+        self._starts = np.asarray(packed.starts)
+        self._count = max(0, (packed.n_tokens - offset - 1) // context_length)
+        if not self._count:
+            raise DataError(
+                f"{packed.n_tokens - offset:,} tokens don't fill one row of context_length {context_length} (+ 1)",
+                fix=f"use more text, or context_length={max(1, packed.n_tokens - offset - 1)} or less",
+            )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """input_ids, shift_labels, position_ids of row `index`, each (T,) int64."""
+        if not -self._count <= index < self._count:
+            raise IndexError(f"row {index} of {self._count}")
+        return {name: values[0] for name, values in self.batch([index % self._count]).items()}
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """The rows `indices` stacked: each (B, T) int64."""
+        rows = np.asarray(indices, dtype=np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= self._count):
+            raise IndexError(f"rows {rows.min()}..{rows.max()} of {self._count}")
+        length = self.context_length
+        first = self.offset + rows * length
+        at = first[:, None] + np.arange(length + 1)  # (B, T+1)
+        tokens = self.packed.tokens[at].astype(np.int64)
+        begins = self._begins(first, length + 1)
+        labels = np.where(begins[:, 1:], IGNORED, tokens[:, 1:])
+        if self.packed.trained is not None:
+            labels[self.packed.trained[at[:, 1:]] == 0] = IGNORED
+        within = np.arange(length)
+        restart = np.maximum.accumulate(np.where(begins[:, :-1], within, 0), axis=1)
+        return {"input_ids": tokens[:, :-1], "shift_labels": labels, "position_ids": within - restart}
+
+    def _begins(self, first: np.ndarray, width: int) -> np.ndarray:
+        """(B, width) bool: where a document begins. Only the starts inside each row are looked at."""
+        begins = np.zeros((len(first), width), dtype=bool)
+        low, high = np.searchsorted(self._starts, first), np.searchsorted(self._starts, first + width)
+        counts = high - low
+        row = np.repeat(np.arange(len(first)), counts)
+        # the index of each start: low[row], low[row] + 1, ... within its row
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        begins[row, self._starts[np.repeat(low, counts) + nth] - first[row]] = True
+        return begins
+
+
+def batch_by_loop(rows: Rows, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """What `Rows.batch` computes, token by token: the reference that it is tested against."""
+    starts = {int(start) for start in rows.packed.starts}
+    out: dict[str, list[list[int]]] = {"input_ids": [], "shift_labels": [], "position_ids": []}
+    for index in indices:
+        base = rows.offset + int(index) * rows.context_length
+        position, inputs, labels, positions = 0, [], [], []
+        for at in range(base, base + rows.context_length):
+            position = 0 if at in starts or at == base else position + 1
+            follows = int(rows.packed.tokens[at + 1])
+            hidden = at + 1 in starts or (rows.packed.trained is not None and not rows.packed.trained[at + 1])
+            inputs.append(int(rows.packed.tokens[at]))
+            labels.append(IGNORED if hidden else follows)
+            positions.append(position)
+        for name, values in zip(out, (inputs, labels, positions), strict=True):
+            out[name].append(values)
+    return {name: np.array(values, np.int64).reshape(-1, rows.context_length) for name, values in out.items()}
