@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,50 +28,12 @@ from phiforge.core.console import warn
 from phiforge.core.errors import DataError
 from phiforge.core.hardware import preflight_disk
 from phiforge.data.document import Document
+from phiforge.data.packed import Packed, checksum
+from phiforge.data.packed import Rows as Rows
 from phiforge.data.tokenizer import Tokenizer
 
 VERSION = 1  # raise it when the same documents would be packed differently
 _BATCH_CHARACTERS = 4 << 20
-
-
-class Packed:
-    """A packed set of documents, memory-mapped: opening it reads nothing but the counts.
-
-    tokens (N,) uint16|uint32 · starts (D,) int64 · document_bytes (D,) int64 · trained (N,) uint8 or None
-    """
-
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.folder, self.facts = folder, facts
-        self.n_tokens: int = facts["n_tokens"]
-        self.n_bytes: int = facts["n_bytes"]
-        self.n_documents: int = facts["n_documents"]
-        self.key: str = facts["key"]
-        self.tokens: np.ndarray = np.memmap(folder / "tokens.bin", dtype=facts["dtype"], mode="r", shape=(self.n_tokens,))
-        self.starts: np.ndarray = np.load(folder / "starts.npy", mmap_mode="r")
-        self.document_bytes: np.ndarray = np.load(folder / "bytes.npy", mmap_mode="r")
-        masked = (folder / "trained.bin").is_file()
-        self.trained = np.memmap(folder / "trained.bin", dtype=np.uint8, mode="r", shape=(self.n_tokens,)) if masked else None
-
-    @classmethod
-    def open(cls, folder: Path | str) -> Packed:
-        """Raises DataError when the folder is missing, incomplete, or not what its checksums say."""
-        folder = Path(folder)
-        try:
-            facts = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
-            for name, (size, checksum) in facts["files"].items():
-                if (folder / name).stat().st_size != size or _crc(folder / name) != checksum:
-                    raise DataError(f"{folder / name}: changed since it was written", fix="delete the folder; it is made again")
-            return cls(folder, facts)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder}: no packed documents ({type(error).__name__})", fix="delete the folder; it is made again") from None
-
-
-def _crc(path: Path) -> int:
-    value = 0
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            value = zlib.crc32(piece, value)
-    return value
 
 
 def cache_root() -> Path:
@@ -125,7 +86,7 @@ def cached(key: str, cache_dir: Path | None, need: int, write: Any) -> Packed:
         try:
             facts = {**write(temporary), "key": key, "version": VERSION}
             names = sorted(path.name for path in temporary.iterdir())
-            facts["files"] = {name: [(temporary / name).stat().st_size, _crc(temporary / name)] for name in names}
+            facts["files"] = {name: [(temporary / name).stat().st_size, checksum(temporary / name)] for name in names}
             (temporary / "packed.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             _sync(temporary)
             try:

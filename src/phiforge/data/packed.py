@@ -1,15 +1,58 @@
-"""Fixed-length rows of a packed set, found in O(1): row i is tokens[i*T : i*T + T + 1]."""
+"""A packed set of documents as it lies on disk, and fixed-length rows of it, found in O(1): row i is tokens[i*T : i*T + T + 1]."""
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from phiforge.core.errors import DataError
-from phiforge.data.pack import Packed
 
 IGNORED = -100  # torch's cross_entropy leaves these labels out
+
+
+class Packed:
+    """A packed set of documents, memory-mapped: opening it reads nothing but the counts.
+
+    tokens (N,) uint16|uint32 · starts (D,) int64 · document_bytes (D,) int64 · trained (N,) uint8 or None
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.folder, self.facts = folder, facts
+        self.n_tokens: int = facts["n_tokens"]
+        self.n_bytes: int = facts["n_bytes"]
+        self.n_documents: int = facts["n_documents"]
+        self.key: str = facts["key"]
+        self.tokens: np.ndarray = np.memmap(folder / "tokens.bin", dtype=facts["dtype"], mode="r", shape=(self.n_tokens,))
+        self.starts: np.ndarray = np.load(folder / "starts.npy", mmap_mode="r")
+        self.document_bytes: np.ndarray = np.load(folder / "bytes.npy", mmap_mode="r")
+        masked = (folder / "trained.bin").is_file()
+        self.trained = np.memmap(folder / "trained.bin", dtype=np.uint8, mode="r", shape=(self.n_tokens,)) if masked else None
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Packed:
+        """Raises DataError when the folder is missing, incomplete, or not what its checksums say."""
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
+            for name, (size, crc) in facts["files"].items():
+                if (folder / name).stat().st_size != size or checksum(folder / name) != crc:
+                    raise DataError(f"{folder / name}: changed since it was written", fix="delete the folder; it is made again")
+            return cls(folder, facts)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder}: no packed documents ({type(error).__name__})", fix="delete the folder; it is made again") from None
+
+
+def checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            value = zlib.crc32(piece, value)
+    return value
 
 
 class Rows:
