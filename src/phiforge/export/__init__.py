@@ -1,1 +1,1 @@
-"""From a trained model to what others run: GGUF for llama.cpp and Ollama, a Hugging Face folder, and the gate that holds them to the model."""
+"""From a trained model to what others run: GGUF, Ollama, a Hugging Face folder, and the gate that holds them to the model."""

@@ -337,7 +337,7 @@ class _Sink:
                 self._free.put(room)
 
     def _write(self, data: NDArray[np.uint8]) -> None:
-        self._hash.update(data)
-        view = memoryview(data)
+        view = data.data
+        self._hash.update(view)
         while view:
             view = view[self._stream.write(view) :]

@@ -252,15 +252,21 @@ def _refuse_gpt2(config: Mapping[str, Any]) -> str:
 
 LAYOUTS: dict[str, Layout] = {
     "starcoder2": Layout(
-        "starcoder2", "Codette: LayerNorm with bias, GELU, RoPE, tied head", _STARCODER2, _rope_dims, _starcoder2_metadata, _refuse_starcoder2,
-        tied_by_default=True, f32_tolerance=5e-3,
+        "starcoder2", "Codette: LayerNorm with bias, GELU, RoPE, tied head", _STARCODER2, _rope_dims, _starcoder2_metadata,
+        _refuse_starcoder2, tied_by_default=True, f32_tolerance=5e-3,
     ),
-    "llama": Layout("llama", "RMSNorm, SwiGLU, RoPE", _LLAMA, _rope_dims, _rms_metadata, _refuse_silu, tied_by_default=False, f32_tolerance=1e-3,
-                    ignored=(".rotary_emb.inv_freq",)),
-    "qwen2": Layout("qwen2", "llama with biases on q, k, v", _QWEN2, _rope_dims, _rms_metadata, _refuse_silu, tied_by_default=False, f32_tolerance=1e-3,
-                    ignored=(".rotary_emb.inv_freq",)),
-    "gpt2": Layout("gpt2", "LayerNorm with bias, GELU, learned positions", _GPT2, _gpt2_dims, _gpt2_metadata, _refuse_gpt2, tied_by_default=True,
-                   f32_tolerance=5e-3, prefix="transformer.", ignored=(".attn.bias", ".attn.masked_bias")),
+    "llama": Layout(
+        "llama", "RMSNorm, SwiGLU, RoPE", _LLAMA, _rope_dims, _rms_metadata,
+        _refuse_silu, tied_by_default=False, f32_tolerance=1e-3, ignored=(".rotary_emb.inv_freq",),
+    ),
+    "qwen2": Layout(
+        "qwen2", "llama with biases on q, k, v", _QWEN2, _rope_dims, _rms_metadata,
+        _refuse_silu, tied_by_default=False, f32_tolerance=1e-3, ignored=(".rotary_emb.inv_freq",),
+    ),
+    "gpt2": Layout(
+        "gpt2", "LayerNorm with bias, GELU, learned positions", _GPT2, _gpt2_dims, _gpt2_metadata,
+        _refuse_gpt2, tied_by_default=True, f32_tolerance=5e-3, prefix="transformer.", ignored=(".attn.bias", ".attn.masked_bias"),
+    ),
 }  # fmt: skip
 
 

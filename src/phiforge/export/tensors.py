@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from phiforge.core.errors import DataError
 
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
 MAX_HEADER = 100_000_000  # the limit of the safetensors format
 
 
@@ -76,7 +76,7 @@ class TensorFiles:
         target = np.empty(size, np.uint8) if buffer is None or buffer.size < size else buffer[:size]
         done = 0
         while done < size:
-            got = os.preadv(self._open[entry.file], [memoryview(target)[done:]], entry.start + offset + done)
+            got = os.preadv(self._open[entry.file], [target.data[done:]], entry.start + offset + done)
             if not got:
                 raise DataError(f"{entry.file}: ends early, {size - done:,} bytes are missing", fix="copy the file again")
             done += got

@@ -1,28 +1,23 @@
 """Tokenizer files -> what GGUF says about tokens: byte-level BPE with a pre-tokenizer that llama.cpp knows by name.
 
-Read from `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` of a model folder; nothing is loaded through
-transformers, so that an export needs no torch.
+Read from `tokenizer.json` (or `vocab.json` and `merges.txt`), `tokenizer_config.json` and `chat_template.jinja` of a model
+folder; nothing is loaded through transformers, so that an export needs no torch.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phiforge.core.errors import ConfigError, DataError
-from phiforge.export.tensors import read_json
+from phiforge.data import pretokenizers
+from phiforge.data.vocabulary import TURN_END, pair, read_folder
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's token types
-
-# How llama.cpp cuts text before merging, by the pattern that the tokenizer's own pre-tokenizer uses. The order of parts counts.
-_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-PATTERNS = {_QWEN2: "qwen2", _LLAMA3: "llama-bpe", _GPT2: "gpt-2"}
 DIGITS_THEN_BYTES = "starcoder"  # each digit apart, then GPT-2's pattern
+TURN_ENDS = (TURN_END, "<|eot_id|>")
 
 
 @dataclass(frozen=True)
@@ -48,28 +43,26 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
 
     Raises DataError where files are missing or broken, ConfigError where llama.cpp has no such tokenizer.
     """
-    path = folder / "tokenizer.json"
-    data = read_json(path)
-    model = data.get("model") or {}
-    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise ConfigError(f"{path}: a {model.get('type')} tokenizer is not exported", fix="byte-level BPE is: phiforge tokenizer train")
-    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    tokens, types, padded = _tokens(path, model["vocab"], data.get("added_tokens") or [], size)
+    spec, settings = read_folder(folder)
+    model = spec["model"]
+    tokens, types, padded = _tokens(folder, model["vocab"], spec.get("added_tokens") or [], size)
     ids = {token: index for index, token in enumerate(tokens)}
-    bos_id = _special(config, "bos_token", ids)
+    bos_id = _special(settings, "bos_token", ids)
+    eot_id = _special(settings, "eot_token", ids)
+    template = settings.get("chat_template")
     return Vocabulary(
         tokens=tokens,
         types=types,
-        merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])],
-        pre=_pre_tokenizer(path, data),
+        merges=[" ".join(pair(merge)) for merge in model.get("merges", [])],
+        pre=_pre_tokenizer(folder, spec),
         bos_id=bos_id,
-        eos_id=_special(config, "eos_token", ids),
-        eot_id=next((ids[name] for name in ("<|im_end|>", "<|eot_id|>") if name in ids), None),
-        pad_id=_special(config, "pad_token", ids),
-        add_bos=bos_id is not None and _adds_bos(data, config, tokens[bos_id]),
-        chat_template=_chat_template(folder, config),
+        eos_id=_special(settings, "eos_token", ids),
+        eot_id=next((ids[name] for name in TURN_ENDS if name in ids), None) if eot_id is None else eot_id,
+        pad_id=_special(settings, "pad_token", ids),
+        add_bos=bos_id is not None and _adds_bos(spec, settings, tokens[bos_id]),
+        chat_template=template if isinstance(template, str) else None,
         padded=padded,
-        normalizer=_normalizer(path, data.get("normalizer")),
+        normalizer=_normalizer(folder, spec.get("normalizer")),
     )
 
 
@@ -111,32 +104,16 @@ def _normalizer(path: Path, normalizer: Mapping[str, Any] | None) -> str:
     raise ConfigError(f"{path}: llama.cpp does not apply a {normalizer.get('type')} normalizer", fix="train with a tokenizer that does not normalize")
 
 
-def _pre_tokenizer(path: Path, data: Mapping[str, Any]) -> str:
+def _pre_tokenizer(path: Path, spec: Mapping[str, Any]) -> str:
     """llama.cpp's name of the way this tokenizer cuts text."""
-    pre = data.get("pre_tokenizer") or {}
-    parts = pre.get("pretokenizers", [pre])
-    kinds = [part.get("type") for part in parts]
-    name = None
-    if kinds == ["ByteLevel"] and not parts[0].get("add_prefix_space") and parts[0].get("use_regex", True):
-        name = "gpt-2"
-    elif kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits") and not parts[1].get("add_prefix_space"):
-        name = DIGITS_THEN_BYTES if parts[1].get("use_regex", True) else None
-    elif kinds == ["Split", "ByteLevel"] and parts[0].get("behavior") == "Isolated" and not parts[1].get("use_regex", True):
-        name = PATTERNS.get((parts[0].get("pattern") or {}).get("Regex", ""))
-    if name is None:
-        raise ConfigError(f"{path}: llama.cpp knows no pre-tokenizer that cuts text this way", fix=f"known are {', '.join(known_pre_tokenizers())}")
+    block = spec.get("pre_tokenizer") or {}
+    name, _ = pretokenizers.from_json(block)
+    parts = block.get("pretokenizers", [])
+    if not name and [part["type"] for part in parts] == ["Digits", "ByteLevel"]:
+        digits, level = parts
+        plain = digits.get("individual_digits") and level.get("use_regex", True) and not level.get("add_prefix_space", True)
+        name = DIGITS_THEN_BYTES if plain else ""
+    if not name:
+        known = ", ".join([*pretokenizers.PATTERNS, DIGITS_THEN_BYTES])
+        raise ConfigError(f"{path}: llama.cpp knows no pre-tokenizer that cuts text as this tokenizer does", fix=f"known are {known}")
     return name
-
-
-@functools.cache
-def known_pre_tokenizers() -> tuple[str, ...]:
-    """The names that an export can write."""
-    return (*sorted(PATTERNS.values()), DIGITS_THEN_BYTES)
-
-
-def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    return template if isinstance(template, str) else None
