@@ -52,21 +52,24 @@ def build(cls: type[C], data: Mapping[str, Any], *, where: str) -> C:
     key's dotted name, what was expected and, for an unknown key, the nearest valid one.
     """
     try:
-        return cls.model_validate(_with_aliases(cls, data))
+        return cls.model_validate(with_aliases(cls, data, where))
     except ValidationError as error:
         raise ConfigError(_explain(cls, error, where)) from None
 
 
-def _with_aliases(cls: type[Config], data: Mapping[str, Any]) -> dict[str, Any]:
+def with_aliases(cls: type[Config], data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Plain data with every alias (ALIASES) under the config's own name, nested configs included. Raises ConfigError on a clash."""
     fields = cls.model_fields
     renamed: dict[str, Any] = {}
-    for key, value in data.items():
-        key = str(key).replace("-", "_")
+    given: dict[str, str] = {}
+    for raw, value in data.items():
+        key = str(raw).replace("-", "_")
         name = ALIASES[key] if key not in fields and ALIASES.get(key) in fields else key
         if name in renamed:
-            raise ConfigError(f"{key}: given twice (it is another spelling of {name})", fix="keep one of them")
+            raise ConfigError(f"{where}: {name} is given twice, as {given[name]} and as {raw}", fix="keep one of them")
         nested = config_type(fields[name].annotation) if name in fields else None
-        renamed[name] = _with_aliases(nested, value) if nested and isinstance(value, Mapping) else value
+        given[name] = str(raw)
+        renamed[name] = with_aliases(nested, value, where) if nested and isinstance(value, Mapping) else value
     return renamed
 
 

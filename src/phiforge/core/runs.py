@@ -160,9 +160,9 @@ def find_runs(root: Path) -> list[Run]:
     """Every readable run at or below `root` (five levels), in order of path. Damaged ones are named and left out."""
     found = []
     pattern = [MANIFEST, *("/".join(["*"] * depth + [MANIFEST]) for depth in range(1, 6))]
-    for manifest in sorted(path for piece in pattern for path in root.glob(piece)):
+    for folder in sorted(path.parent for piece in pattern for path in root.glob(piece)):
         try:
-            found.append(Run.open(manifest.parent))
+            found.append(Run.open(folder))
         except RunError as error:
             console.warn(str(error))
     return found

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from phiforge.core.config import ALIASES, Config, config_type, build, load_yaml, merge, nearest, nest, parse_yaml
+from phiforge.core.config import ALIASES, Config, build, config_type, load_yaml, merge, nearest, nest, parse_yaml, with_aliases
 from phiforge.core.errors import ConfigError
 from phiforge.core.runs import Run
 from phiforge.core.stages import Stage
@@ -119,7 +119,10 @@ def override(recipe: Mapping[str, Any], keys: Mapping[str, Any], *, main: str | 
     text at PATH); a bare key goes to the step named `main` if it has it, else to every step that has it, where steps
     that prepare data are asked last. Keys of a nested config are found one level down (`size` is `model.size`).
     """
-    steps: dict[str, dict[str, Any]] = {step["name"]: {**step, "config": dict(step.get("config") or {})} for step in recipe["steps"]}
+    steps: dict[str, dict[str, Any]] = {}
+    for step in recipe["steps"]:
+        config = with_aliases(get_stage(step["stage"]).config, step.get("config") or {}, f"step {step['name']}")
+        steps[step["name"]] = {**step, "config": config}
     for key, value in keys.items():
         key = key.replace("-", "_")
         if key in steps and isinstance(value, Mapping):

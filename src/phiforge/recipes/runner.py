@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 from phiforge.core import atomic, console, hardware
 from phiforge.core.config import Config, build, digest, to_data

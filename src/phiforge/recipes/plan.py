@@ -1,0 +1,234 @@
+"""What a recipe would do, before anything runs: counts from shapes, tokens, memory, disk, time, where it can go.
+
+Times are predictions: the operations of training (6 a weight and token, attention on top) over the speed of a matrix
+product measured here, times a share of it that training reaches. Both numbers are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phiforge.core import hardware
+from phiforge.core.config import build
+from phiforge.core.errors import ConfigError
+from phiforge.core.hardware import size
+from phiforge.core.runs import Run
+from phiforge.models.inspect import size_category
+from phiforge.models.sizes import PRESET_VOCABULARY, DecoderShape, human_count, parse_size, resolve
+from phiforge.recipes.recipe import Recipe
+from phiforge.train.schedules import schedule, warmup_length
+
+# The share of the matrix-product speed that training reaches end to end on a CPU at 1-10M parameters (benchmarks/results).
+TRAINING_SHARE = {"cpu": 0.35, "cuda": 0.35, "mps": 0.25}
+BYTES_PER_TOKEN = 3.0  # of English at a 2-4k vocabulary; the tokenizer run reports the true figure
+GGUF_TARGETS = ("starcoder2", "llama")
+
+
+@dataclass
+class StepPlan:
+    """What one step would do."""
+
+    name: str
+    stage: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Context:
+    """What later steps learn from earlier ones."""
+
+    out: Path
+    corpus_bytes: int | None = None
+    vocab_size: int | None = None
+    params: int | None = None
+
+
+def plan_recipe(recipe: Recipe, out: Path) -> list[StepPlan]:
+    """Plan every step. Raises ConfigError for a config that can't be; what can't fit is in `refusals`."""
+    context = Context(out)
+    for step in recipe.steps:
+        for parent in step.parents.values():
+            _learn_from(parent, context)
+    plans = []
+    for step in recipe.steps:
+        config = build(recipe.stage_of(step).config, step.config, where=f"step {step.name}")
+        plan = StepPlan(step.name, step.stage)
+        _PLANNERS.get(step.stage, _nothing)(config, context, plan)
+        plans.append(plan)
+    return plans
+
+
+def _learn_from(parent: str, context: Context) -> None:
+    """A finished run given as a parent: what is known of it."""
+    if Run.is_run(parent):
+        metrics = Run.open(parent).manifest.metrics
+        context.vocab_size = metrics.get("vocab_size", context.vocab_size)
+        context.corpus_bytes = metrics.get("train_bytes", context.corpus_bytes)
+
+
+def _nothing(config: Any, context: Context, plan: StepPlan) -> None:
+    """A stage without a plan of its own takes seconds."""
+
+
+def _plan_data(config: Any, context: Context, plan: StepPlan) -> None:
+    sources = [Path(source) for source in config.source if source != "python"]
+    if not sources:
+        plan.facts["source"] = "the sources and documentation that come with Python"
+        context.corpus_bytes = getattr(config, "max_bytes", None)
+        return
+    missing = [str(path) for path in sources if not path.exists()]
+    if missing:
+        raise ConfigError(f"{missing[0]}: does not exist", fix="give a file or folder of text")
+    context.corpus_bytes = sum(_tree_bytes(path) for path in sources)
+    plan.facts["source"] = ", ".join(map(str, sources))
+    plan.facts["bytes on disk"] = size(context.corpus_bytes)
+    _need_disk(plan, context, context.corpus_bytes)
+
+
+def _tree_bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _plan_tokenizer(config: Any, context: Context, plan: StepPlan) -> None:
+    context.vocab_size = config.vocab_size or context.vocab_size
+    plan.facts["vocabulary"] = config.vocab_size or "chosen from the corpus and the model's size"
+
+
+def _plan_pretrain(config: Any, context: Context, plan: StepPlan) -> None:
+    spec = config.model
+    vocabulary = spec.vocab_size or context.vocab_size or _guess_vocabulary(spec.size)
+    shape = resolve(spec.model_copy(update={"vocab_size": vocabulary}))
+    context.params = shape.parameters()
+    length = config.context_length or shape.context_length
+    tokens_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * length
+    device = hardware.device()
+    speed = _matrix_speed(device)
+    rate = TRAINING_SHARE[device] * speed * 1e9 / shape.training_flops(length)
+    steps = _steps(config, context, tokens_per_step, rate)
+    plan.facts |= _shape_facts(shape, vocabulary, known=bool(spec.vocab_size or context.vocab_size))
+    plan.facts |= {
+        "steps": steps,
+        "tokens in a step": tokens_per_step,
+        "tokens in all": steps * tokens_per_step,
+        "tokens for each parameter": round(steps * tokens_per_step / shape.parameters(), 1),
+        "matrix speed measured here": f"{speed:,.0f} GFLOP/s ({device})",
+        "speed predicted": f"{rate:,.0f} tokens/s ({TRAINING_SHARE[device]:.0%} of the matrix speed)",
+        "time predicted": duration(steps * tokens_per_step / rate),
+    }
+    _need_memory(plan, config, shape, length, device)
+    kept = (config.save_total_limit or 1) + 2
+    _need_disk(plan, context, kept * 12 * shape.parameters() + 4 * shape.parameters())
+    warmup = warmup_length(steps, warmup_steps=config.warmup_steps, warmup_ratio=config.warmup_ratio)
+    curve = schedule(config.lr_scheduler_type, steps, warmup=warmup, floor=config.lr_min_ratio)
+    points = min(steps, 120)
+    plan.curves[f"learning rate ({config.lr_scheduler_type})"] = [
+        config.learning_rate * curve(i * steps / points) for i in range(points + 1)
+    ]
+
+
+def _guess_vocabulary(named: str) -> int:
+    params = parse_size(named)
+    return 2048 if params < 2e6 else 4096 if params < 2e7 else PRESET_VOCABULARY
+
+
+def _steps(config: Any, context: Context, tokens_per_step: int, rate: float) -> int:
+    if config.max_steps:
+        return int(config.max_steps)
+    if config.train_seconds:
+        return max(1, int(config.train_seconds * rate / tokens_per_step))
+    tokens = (context.corpus_bytes or 10_000_000) / BYTES_PER_TOKEN
+    return max(1, int((config.num_train_epochs or 1) * tokens / tokens_per_step))
+
+
+def _shape_facts(shape: DecoderShape, vocabulary: int, *, known: bool) -> dict[str, Any]:
+    runs_in = "llama.cpp, Ollama, phiforge" if shape.family in GGUF_TARGETS else "phiforge"
+    return {
+        "layout": shape.family,
+        "parameters, counted": f"{shape.parameters():,} ({human_count(shape.parameters())}, {size_category(shape.parameters())})",
+        "width x layers": f"{shape.width} x {shape.depth}, {shape.heads} heads of {shape.head_width}, MLP {shape.mlp_width}",
+        "vocabulary": f"{vocabulary:,}" + ("" if known else " (predicted; the tokenizer decides)"),
+        "context": f"{shape.context_length:,} tokens; {size(shape.cache_bytes(shape.context_length))} of key/value cache in F16 when full",
+        "operations for a token": f"{human_count(shape.training_flops())} to train, {human_count(shape.forward_flops())} to read",
+        "file sizes": f"F32 {size(4 * shape.parameters())}, F16 {size(2 * shape.parameters())}, Q8_0 {size(8.5 / 8 * shape.parameters())}",
+        "runs in": runs_in,
+    }
+
+
+def training_bytes(shape: DecoderShape, rows: int, length: int, *, bf16: bool) -> int:
+    """Memory of training: weights, gradients and two moments in fp32, bf16 copies, and what the backward pass keeps."""
+    per_weight = 16 + (4 if bf16 else 0)
+    element = 2 if bf16 else 4
+    activations = rows * length * shape.depth * (10 * shape.width + 2 * shape.mlp_width) * element
+    attention = rows * shape.heads * length * length * shape.depth * element
+    logits = min(rows * length, 4096) * shape.vocab_size * 4
+    return per_weight * shape.parameters() + activations + attention + logits
+
+
+def _need_memory(plan: StepPlan, config: Any, shape: DecoderShape, length: int, device: str) -> None:
+    need = training_bytes(shape, config.per_device_train_batch_size, length, bf16=config.precision != "fp32" and hardware.has_bf16(device))
+    free = hardware.free_memory()
+    if device == "cuda":
+        import torch
+
+        free = torch.cuda.mem_get_info()[0]
+    plan.facts["memory to train"] = f"{size(need)} (free: {size(free)})"
+    if need > free:
+        plan.refusals.append(f"training needs {size(need)} of memory and {size(free)} is free -> a smaller size, batch or context fits")
+
+
+def _need_disk(plan: StepPlan, context: Context, need: int) -> None:
+    free = hardware.free_disk(context.out)
+    plan.facts["disk"] = f"{size(need)} (free: {size(free)})"
+    if need * 1.1 > free:
+        plan.refusals.append(f"{plan.name} needs {size(need)} of disk and {size(free)} is free -> free some space or choose another --out")
+
+
+def _plan_export(config: Any, context: Context, plan: StepPlan) -> None:
+    bits = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5}
+    plan.facts["form"] = f"GGUF {config.outtype}"
+    if context.params:
+        plan.facts["file"] = size(bits.get(config.outtype, 16.0) / 8 * context.params)
+
+
+_PLANNERS: Mapping[str, Callable[[Any, Context, StepPlan], None]] = {
+    "data prepare": _plan_data,
+    "tokenizer train": _plan_tokenizer,
+    "pretrain": _plan_pretrain,
+    "export": _plan_export,
+}
+
+
+def _matrix_speed(device: str) -> float:
+    """GFLOP/s of a square matrix product here, in the precision that training would use; the best of a few tries."""
+    import torch
+
+    n = 4096 if device == "cuda" else 1024
+    precision = torch.bfloat16 if hardware.has_bf16(device) else torch.float32
+    a = torch.ones(n, n, dtype=precision, device=device)
+    best = 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        (a @ a).sum().item()
+        best = max(best, 2 * n**3 / (time.perf_counter() - began) / 1e9)
+    return best
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    for unit, scale in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def as_data(plans: list[StepPlan]) -> list[dict[str, Any]]:
+    """Plain data for --json."""
+    return [
+        {"step": plan.name, "stage": plan.stage, "facts": plan.facts, "refusals": plan.refusals, "curves": plan.curves} for plan in plans
+    ]
