@@ -72,6 +72,7 @@ def token_losses(
     device: str | torch.device | None = None,
     precision: Precision = "fp32",
     limit_tokens: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> TokenLosses:
     """Score the text tokens of `packed`, each exactly once (or at most `limit_tokens` of them, whole windows spread evenly).
 
@@ -79,6 +80,7 @@ def token_losses(
         model: a causal language model of transformers' interface. It is not moved; `device` is where its inputs go, its own unless given.
         context_length, stride: see `windows.cut`; the stride is half a window unless given.
         batch_size: windows in one forward pass; about 2,048 tokens' worth unless given. Beyond rounding the result does not depend on it.
+        on_batch: told how many tokens were scored, after each forward pass.
         precision: "bf16" runs the body under autocast; the head and the loss are float32 always.
     The model's mode (train or eval, module by module) is put back, no gradient is kept, no random number is drawn.
     """
@@ -99,6 +101,8 @@ def token_losses(
                 losses, hits = score(torch.from_numpy(tokens).to(where), windows.skip[rows], windows.length[rows])
             at = np.concatenate([np.arange(offset[row], offset[row + 1]) for row in rows])
             loss[at], correct[at] = losses, hits
+            if on_batch is not None:
+                on_batch(len(losses))
     target = np.concatenate([np.zeros(0, np.int64)] + [np.arange(*span) for span in _target_spans(windows)])
     token = np.asarray(packed.tokens[target], np.int64)
     document = np.repeat(windows.document, windows.scored)
@@ -172,8 +176,8 @@ def _rows_of(tokens: np.ndarray, windows: Windows) -> np.ndarray:
 
 def _scorer(model: Any) -> Callable[[torch.Tensor, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """A function from (B, T+1) tokens to losses and hits of the scored positions, row by row."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    body = getattr(model, "base_model", None)
+    head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    body: Any = getattr(model, "base_model", None)
     config = getattr(model, "config", None)
     plain = isinstance(head, torch.nn.Linear) and body is not None and body is not model
     plain = plain and all(getattr(config, name, None) in (None, 1, 1.0) for name in _LOGIT_OPTIONS)
@@ -195,7 +199,7 @@ def _scorer(model: Any) -> Callable[[torch.Tensor, np.ndarray, np.ndarray], tupl
 def _head_losses(
     hidden: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Losses (N,) and hits (N,) from hidden states (N, D), a chunk of float32 logits at a time. Without a weight, `hidden` is logits (N, V)."""
+    """Losses (N,) and hits (N,) from hidden states (N, D), a chunk of float32 logits at a time. No weight: `hidden` is logits (N, V)."""
     width = hidden.shape[-1] if weight is None else weight.shape[0]
     rows = max(1, _LOGIT_BYTES // (4 * width))
     losses, hits = [], []

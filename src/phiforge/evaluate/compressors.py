@@ -3,7 +3,8 @@
 `plain_bits_per_byte`: the held-out text compressed by itself. It starts from nothing, so it says how repetitive the text is, and it is
 *not* comparable with a trained model, which has read the training text.
 `conditional_bits_per_byte`: how many bytes the held-out text adds to the compressed training text,
-(len(xz(train + held out)) - len(xz(train))) * 8 / bytes. The compressor has the training text in its dictionary, so this is the figure to hold beside a trained model's.
+(len(xz(train + held out)) - len(xz(train))) * 8 / bytes. The compressor has the training text in its dictionary, so this is the figure
+to hold beside a trained model's.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Ngram:
         context_types = np.full(len(text), types, np.int64)
         for k, table in enumerate(self.tables, start=1):
             at, found = _find(table.grams, _windows(text, k))
-            found &= places >= k - 1
+            found = found & (places >= k - 1)
             known = context_total > 0
             count = np.where(found, table.counts[at], 0) if len(table.counts) else np.zeros(len(text), np.int64)
             p = np.where(known, (count + context_types * p) / np.maximum(context_total + context_types, 1), p)
@@ -127,7 +127,7 @@ def _windows(text: np.ndarray, k: int) -> np.ndarray:
         for back in range(k):
             low = max(start, back)
             piece = text[low - back : stop - back].astype(codes.dtype)
-            codes[low:stop] |= piece << codes.dtype.type(8 * back)
+            np.bitwise_or(codes[low:stop], piece << codes.dtype.type(8 * back), out=codes[low:stop])
     return codes
 
 

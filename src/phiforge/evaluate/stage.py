@@ -1,0 +1,165 @@
+"""Stage "evaluate": a model's figures on held-out documents, beside what simple methods make of them. Writes evaluation.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from phiforge.core import atomic, console, hardware
+from phiforge.core.errors import ConfigError, DataError, PhiforgeError, RunError
+from phiforge.core.runs import Run, RunWriter
+from phiforge.data.pack import pack
+from phiforge.data.packed import Packed
+from phiforge.data.prepare import read_split
+from phiforge.data.tokenizer import Tokenizer
+from phiforge.evaluate.baselines import Baseline, compare_with, sentence
+from phiforge.evaluate.bits_per_byte import TextScores, summarize, token_losses
+from phiforge.evaluate.config import EvaluateConfig
+from phiforge.models.inspect import count_parameters
+
+EVALUATION = "evaluation.json"
+SCHEMA_VERSION = 1
+
+
+def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict[str, Any]:
+    """Score `parents["model"]` on a split of `parents["data"]`. Returns the final metrics.
+
+    Raises:
+        RunError: no model in the model run. DataError: no text. ConfigError: a context or tokenizer that does not fit the model.
+    """
+    model, tokenizer = load_model(parents["model"].model_dir)
+    documents = read_split(parents["data"].path, config.split)
+    packed = pack(documents, tokenizer)
+    context_length = config.context_length or int(getattr(model.config, "max_position_embeddings", 1024))
+    _check_fit(config, model, tokenizer, context_length)
+    notes = _held_out_notes(config, parents)
+    scores = _score(config, model, tokenizer, packed, context_length)
+    if not np.isfinite(scores.bits_per_byte.value):
+        raise PhiforgeError(
+            f"{parents['model'].path}: the model's output is not a number on this text", fix="its training diverged: lower learning_rate"
+        )
+    if scores.n_bytes < packed.n_bytes:
+        notes.append(f"scored on {scores.n_tokens:,} tokens, spread evenly over the text (max_tokens)")
+    baselines: list[Baseline] = []
+    if config.baselines and config.split == "validation":
+        baselines = compare_with(
+            lambda: (document.text for document in read_split(parents["data"].path, "train")),
+            lambda: (document.text for document in documents),
+            order=config.ngram_order,
+            train_bytes=config.baseline_bytes,
+        )
+    summary = sentence(scores.bits_per_byte, baselines, seen=config.split == "train")
+    atomic.write_json(
+        run.path / EVALUATION,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "sentence": summary,
+            "notes": notes,
+            "text": {"split": config.split, "documents": packed.n_documents, "bytes": scores.n_bytes, "tokens": scores.n_tokens},
+            "settings": {"context_length": context_length, "stride": config.stride or context_length // 2, "precision": config.precision},
+            "model": {
+                "id": parents["model"].id,
+                "parameters": count_parameters(model),
+                "bits_per_byte": scores.bits_per_byte.to_json(),
+                "perplexity": scores.perplexity.to_json(),
+                "accuracy": scores.accuracy.to_json(),
+            },
+            "baselines": [baseline.to_json() for baseline in baselines],
+        },
+    )
+    _tell(run, scores, baselines, summary, notes)
+    metrics = _metrics(scores, baselines)
+    run.metric({"step": 0, **metrics})
+    return metrics
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
+    """The model (float32, eval mode, on this machine's device) and tokenizer of a model folder. Raises RunError, DataError."""
+    if not (folder / "config.json").is_file():
+        raise RunError(f"{folder}: no model in it", fix="give a finished run of `phiforge pretrain` or `phiforge finetune`")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return model.to(hardware.device()).eval(), Tokenizer.load(folder)
+
+
+def token_byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
+    """(V,) bytes that each token spells; special tokens spell none."""
+    sizes = np.array([len(piece) for piece in tokenizer.pieces], np.int64)
+    sizes[list(tokenizer.specials.values())] = 0
+    return sizes
+
+
+def _check_fit(config: EvaluateConfig, model: PreTrainedModel, tokenizer: Tokenizer, context_length: int) -> None:
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size:,} ids and the model knows {rows:,}", fix="give the model its own tokenizer"
+        )
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest and context_length > longest:
+        raise ConfigError(f"context_length={context_length} is more than the model's {longest}", fix=f"use {longest} or less")
+    if config.stride and config.stride > context_length:
+        raise ConfigError(
+            f"stride={config.stride} is more than context_length={context_length}", fix="tokens between would never be scored"
+        )
+
+
+def _held_out_notes(config: EvaluateConfig, parents: dict[str, Run]) -> list[str]:
+    """What may be wrong with calling the text unseen."""
+    trained_on = parents["model"].manifest.parents.get("data")
+    if config.split == "train":
+        return ["this is the training side of the data"]
+    if trained_on is None:
+        return ["the model's run does not say what it was trained on: whether this text was in it isn't known"]
+    if trained_on.fingerprint != parents["data"].fingerprint:
+        return ["the model was trained on another data run: whether this text was in it isn't known"]
+    return []
+
+
+def _score(config: EvaluateConfig, model: PreTrainedModel, tokenizer: Tokenizer, packed: Packed, context_length: int) -> TextScores:
+    sizes: np.ndarray | None = token_byte_lengths(tokenizer)
+    with console.progress("scoring", packed.n_tokens - 2 * packed.n_documents) as bar:
+        losses = token_losses(
+            model,
+            packed,
+            context_length=context_length,
+            stride=config.stride,
+            batch_size=config.eval_batch_size,
+            precision=config.precision,
+            limit_tokens=config.max_tokens,
+            on_batch=bar.advance,
+        )
+    if not len(losses.loss):
+        raise DataError("there is no text to score", fix="prepare more text, or a larger validation_fraction")
+    if losses.complete and sizes is not None and int(sizes[losses.token].sum()) != packed.n_bytes:
+        sizes = None  # a borrowed tokenizer that changes the text (NFC): the text's own bytes count
+    return summarize(losses, packed, sizes)
+
+
+def _metrics(scores: TextScores, baselines: list[Baseline]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {
+        "eval_bits_per_byte": scores.bits_per_byte.value,
+        "eval_bits_per_byte_error": scores.bits_per_byte.standard_error,
+        "eval_perplexity": scores.perplexity.value,
+        "eval_perplexity_error": scores.perplexity.standard_error,
+        "eval_accuracy": scores.accuracy.value,
+        "eval_accuracy_error": scores.accuracy.standard_error,
+        "eval_tokens": scores.n_tokens,
+        "eval_bytes": scores.n_bytes,
+    }
+    metrics = {name: value for name, value in metrics.items() if value is not None and np.isfinite(value)}
+    return metrics | {f"{baseline.name}_bits_per_byte": baseline.bits_per_byte.value for baseline in baselines}
+
+
+def _tell(run: RunWriter, scores: TextScores, baselines: list[Baseline], summary: str, notes: list[str]) -> None:
+    rows = [["this model", str(scores.bits_per_byte), ""]]
+    rows += [[baseline.label, str(baseline.bits_per_byte), baseline.about] for baseline in baselines]
+    console.table("bits per byte", ["", "bits/byte", ""], rows)
+    run.log(f"perplexity {scores.perplexity} per token, next token right {scores.accuracy} ({scores.n_tokens:,} tokens)")
+    for note in notes:
+        run.log(f"note: {note}")
+    run.log(summary)
