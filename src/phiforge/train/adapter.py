@@ -6,27 +6,29 @@ What is taken over, and why:
 - _save_checkpoint, _save: written whole or not at all, without the pickled training_args.bin; retention that never drops the best one.
 - the running loss between two log lines, which Trainer loses on resume: it goes into the checkpoint.
 - state.epoch, which Trainer counts from the resumed step instead of from the start.
-- evaluate: the loss per token over packed rows; no predictions are gathered.
+- evaluate: our own measure of a text (evaluate.bits_per_byte); no predictions are gathered.
 Everything else (the loop, DDP, FSDP, DeepSpeed, accumulation, callbacks) is Trainer's own.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from phiforge.core.atomic import write_json
+from phiforge.core.errors import ConfigError
+from phiforge.core.hardware import device
 from phiforge.optim.build import OptimizerSettings, build
 from phiforge.train import checkpoints
-from phiforge.train.batches import Batch, TrainStream
+from phiforge.train.batches import TrainStream
 from phiforge.train.config import TrainConfig
 from phiforge.train.schedules import Schedule
 
@@ -38,8 +40,22 @@ def quiet() -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
-def training_arguments(config: TrainConfig, folder: Path, *, max_steps: int, eval_steps: int, save_steps: int, logging_steps: int, evaluates: bool = True) -> Any:
-    """TrainingArguments for a config whose lengths are settled. Precision and compilation are not Trainer's business here."""
+def training_arguments(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    max_steps: int,
+    eval_steps: int,
+    save_steps: int,
+    logging_steps: int,
+    evaluates: bool = True,
+    autocast: bool = False,
+    torch_compile: bool = False,
+) -> Any:
+    """TrainingArguments for a config whose lengths are settled.
+
+    autocast (bf16) and torch_compile are Trainer's own ways, for loss="stock"; the fast forward pass has its own and takes neither.
+    """
     return transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=config.per_device_train_batch_size,
@@ -70,8 +86,19 @@ def training_arguments(config: TrainConfig, folder: Path, *, max_steps: int, eva
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=False,
         log_level="error",
-        use_cpu=False,
+        bf16=autocast,
+        torch_compile=torch_compile,
+        use_cpu=device() == "cpu",
     )
+
+
+def require_reporters(names: list[str]) -> None:
+    """Raise ConfigError when a tracker that the config names is not installed."""
+    for name in names:
+        if name != "none" and importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"report_to={name}: the package {name} is not installed", fix=f"pip install 'phiforge[{name}]', or report_to=none"
+            )
 
 
 class _KeepEpoch(TrainerCallback):
@@ -196,6 +223,15 @@ class TrainerAdapter(transformers.Trainer):
         self.stream.start_step = step or 0
         return self.train(resume_from_checkpoint=str(checkpoint))
 
+    def load_finished(self, checkpoint: Path) -> None:
+        """Take over state and weights of the checkpoint of the last step: the run was killed after it, before its model was written."""
+        self.state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE))
+        self.load_weights(checkpoint)
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """The weights of a checkpoint, into the model."""
+        self._load_from_checkpoint(str(checkpoint))
+
     def _restore_running_loss(self) -> None:
         if self._extra:
             self._tr_loss += self._extra["running_loss"]
@@ -204,28 +240,13 @@ class TrainerAdapter(transformers.Trainer):
 
     # -- evaluation ------------------------------------------------------------------------------------------
 
-    def evaluation_batches(self) -> Iterable[Batch]:
-        """This process's share of what an evaluation reads. Overridden by the trainer."""
+    def evaluation_metrics(self) -> dict[str, float]:
+        """`eval_loss` and what else is measured; the same on every process. Overridden by the trainer."""
         raise NotImplementedError
 
-    def evaluation_metrics(self, nats: float, tokens: int) -> dict[str, float]:
-        """Metrics from summed loss and tokens. Overridden by the trainer."""
-        return {"eval_loss": nats / max(1, tokens)}
-
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Loss per token on the validation rows, in nats, and what follows from it. Consumes no randomness."""
-        sums = torch.zeros(2, dtype=torch.float64)
-        self.model.eval()
-        with torch.no_grad():
-            for batch in self.evaluation_batches():
-                batch = self._prepare_inputs(batch)
-                tokens = int((batch["shift_labels"] != -100).sum())
-                loss = self.model(**batch, num_items_in_batch=tokens)["loss"] if tokens else 0.0
-                sums += torch.tensor([float(loss) * tokens, tokens], dtype=torch.float64)
-        self.model.train()
-        if self.args.world_size > 1:
-            sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
-        metrics = self.evaluation_metrics(float(sums[0]), int(sums[1]))
-        self.log(metrics)
+        """Measure, log, tell the callbacks. Consumes no randomness, so that evaluating more often changes nothing."""
+        metrics = self.evaluation_metrics()
+        self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

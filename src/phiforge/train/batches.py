@@ -19,17 +19,11 @@ Batch = dict[str, torch.Tensor]
 
 
 class RowSource(Protocol):
-    """Anything with a length that gives row i as arrays `input_ids`, `shift_labels`, `position_ids`, each (T,)."""
+    """Anything with a length that gives rows by index, stacked: `input_ids`, `shift_labels`, `position_ids`, each (B, T) int64."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
-
-
-def collate(rows: Sequence[dict[str, np.ndarray]]) -> Batch:
-    """Stack rows to (B, T) tensors. `labels` is there because transformers takes its absence for `no loss wanted`."""
-    batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
-    return batch | {"labels": batch["shift_labels"]}
+    def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]: ...
 
 
 class Order:
@@ -70,7 +64,7 @@ class TrainStream:
         self.order = Order(n, seed)
         self.batch_size, self.accumulation, self.rank, self.world_size = batch_size, accumulation, rank, world_size
         self.start_step = 0
-        self._rows: tuple[int, RowSource] | None = None
+        self._rows: dict[int, RowSource] = {}
 
     @property
     def rows_per_step(self) -> int:
@@ -80,13 +74,15 @@ class TrainStream:
     def batch(self, step: int, micro: int) -> Batch:
         """This process's batch of forward pass `micro` of optimizer step `step`."""
         first = step * self.rows_per_step + (micro * self.world_size + self.rank) * self.batch_size
-        return collate([self._row(g) for g in range(first, first + self.batch_size)])
+        places = [self.order[g] for g in range(first, first + self.batch_size)]
+        parts = [self._rows_of(epoch).batch([i for e, i in places if e == epoch]) for epoch in sorted({e for e, _ in places})]
+        batch = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+        return batch | {"labels": batch["shift_labels"]}  # transformers takes the absence of `labels` for `no loss wanted`
 
-    def _row(self, g: int) -> dict[str, np.ndarray]:
-        epoch, index = self.order[g]
-        if self._rows is None or self._rows[0] != epoch:
-            self._rows = (epoch, self.rows_of(epoch))
-        return self._rows[1][index]
+    def _rows_of(self, epoch: int) -> RowSource:
+        if epoch not in self._rows:
+            self._rows = {e: rows for e, rows in self._rows.items() if e == epoch - 1} | {epoch: self.rows_of(epoch)}
+        return self._rows[epoch]
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.start_step
@@ -94,16 +90,3 @@ class TrainStream:
             for micro in range(self.accumulation):
                 yield self.batch(step, micro)
             step += 1
-
-
-def evaluation_batches(rows: RowSource, batch_size: int, *, most_tokens: int | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-    """Rows in order, each process its share; with `most_tokens`, rows spread evenly over the whole."""
-    n = len(rows)
-    if n == 0:
-        return
-    width = len(rows[0]["input_ids"])
-    wanted = n if most_tokens is None else min(n, max(1, most_tokens // width))
-    chosen = np.linspace(0, n - 1, wanted).round().astype(int) if wanted < n else np.arange(n)
-    mine = chosen[rank::world_size]
-    for first in range(0, len(mine), batch_size):
-        yield collate([rows[int(i)] for i in mine[first : first + batch_size]])

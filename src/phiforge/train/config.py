@@ -35,17 +35,28 @@ class TrainConfig(Config):
     num_train_epochs: float | None = Field(default=None, gt=0, description="passes over the data")
     train_seconds: float | None = Field(default=None, gt=0, description="a time budget (wall clock); a speed probe turns it into steps")
     eval_steps: int | None = Field(default=None, ge=1, description="steps between evaluations; none = a twentieth of the run")
-    eval_tokens: int = Field(default=65_536, ge=1, description="most validation tokens used by an evaluation on the way; the last one uses all")
+    eval_tokens: int = Field(default=65_536, ge=1, description="most validation tokens read by an evaluation on the way")
+    final_eval_tokens: int | None = Field(default=524_288, ge=1, description="most validation tokens read by the last one; null = all")
     save_steps: int | None = Field(default=None, ge=1, description="steps between checkpoints; none = a tenth of the run")
-    save_total_limit: int | None = Field(default=3, ge=1, description="checkpoints kept; the best, the last and one resumed from always stay")
-    load_best_model_at_end: bool = Field(default=True, description="end with the checkpoint of least validation loss instead of the last weights")
+    save_total_limit: int | None = Field(
+        default=3, ge=1, description="checkpoints kept; the best, the last and one resumed from always stay"
+    )
+    load_best_model_at_end: bool = Field(
+        default=True, description="end with the checkpoint of least validation loss instead of the last weights"
+    )
     logging_steps: int | None = Field(default=None, ge=1, description="steps between lines of metrics.jsonl; none = a hundredth of the run")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, order of data, and dropout")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of forward and backward; weights are kept in fp32; auto = a probe")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="of forward and backward; weights are kept in fp32; auto = a probe"
+    )
     compile: Literal["auto"] | bool = Field(default="auto", description="torch.compile; auto = when the run is long enough to pay for it")
-    loss: Literal["auto", "stock", "fused"] = Field(default="auto", description="fused = own kernels, head and loss in chunks; stock = transformers'")
+    loss: Literal["auto", "stock", "fused"] = Field(
+        default="auto", description="fused = own kernels, head and loss in chunks; stock = transformers'"
+    )
     threads: Literal["auto"] | int = Field(default="auto", description="CPU threads; auto = a probe")
-    report_to: list[Reporter] = Field(default=["none"], description="where metrics go besides the run folder: none, wandb, trackio, tensorboard")
+    report_to: list[Reporter] = Field(
+        default=["none"], description="where metrics go besides the run folder: none, wandb, trackio, tensorboard"
+    )
 
     @field_validator("lr_scheduler_type")
     @classmethod
@@ -74,9 +85,13 @@ class TrainConfig(Config):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} each say how long to train; keep one and set the others to null")
         if self.warmup_steps and self.max_steps and self.warmup_steps >= self.max_steps:
-            raise ValueError(f"warmup_steps={self.warmup_steps} is not below max_steps={self.max_steps}; warm up for less, or train for longer")
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} is not below max_steps={self.max_steps}; warm up for less, or train for longer"
+            )
         if self.lr_min_ratio and not SCHEDULES[self.lr_scheduler_type].floor:
-            raise ValueError(f"lr_min_ratio={self.lr_min_ratio} has no meaning for lr_scheduler_type={self.lr_scheduler_type}; leave one of them out")
+            raise ValueError(
+                f"lr_min_ratio={self.lr_min_ratio} has no meaning for lr_scheduler_type={self.lr_scheduler_type}; leave one of them out"
+            )
         if "none" in self.report_to and len(self.report_to) > 1:
             raise ValueError("report_to lists none beside others; leave none out")
         return self
@@ -87,7 +102,11 @@ class PretrainConfig(TrainConfig):
 
     model: DecoderSpec = Field(default=DecoderSpec(), description="shape of the model; ignored (and said so) when a model run is given")
     context_length: int | None = Field(default=None, ge=8, description="tokens in one training row; none = the model's context")
-    row_offset: bool = Field(default=True, description="start each epoch's rows at a random token, so that borders move from epoch to epoch")
-    sample_prompts: list[str] = Field(default=[""], description="begun by the model as it learns; an empty text = from nothing; [] = no samples")
+    row_offset: bool = Field(
+        default=True, description="start each epoch's rows at a random token, so that borders move from epoch to epoch"
+    )
+    sample_prompts: list[str] = Field(
+        default=[""], description="begun by the model as it learns; an empty text = from nothing; [] = no samples"
+    )
     sample_tokens: int = Field(default=48, ge=1, description="tokens in each of those samples")
     sample_steps: int | None = Field(default=None, ge=1, description="steps between samples; none = with each evaluation")

@@ -55,3 +55,8 @@ class TrainingForward:
             hidden = self.model.model(**inputs).last_hidden_state
             head = self.model.get_output_embeddings().weight
         return chunked_loss(hidden.flatten(0, 1), head, labels.flatten(), items)
+
+
+def supports(model: nn.Module) -> bool:
+    """Whether the fast forward pass knows the model's layout."""
+    return getattr(getattr(model, "config", None), "model_type", None) in ("starcoder2", "llama")

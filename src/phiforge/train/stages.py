@@ -16,3 +16,5 @@ PRETRAIN = Stage(
         Role(name="model", about="a run whose model is trained on, instead of a new one", required=False),
     ),
 )
+
+STAGES = (PRETRAIN,)

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers.trainer_callback import TrainerCallback
 
+from phiforge.evaluate.bits_per_byte import PackedText, Precision, TextScores, score_text
 from phiforge.train.adapter import TrainerAdapter
-from phiforge.train.batches import Batch, RowSource, TrainStream, evaluation_batches
+from phiforge.train.batches import TrainStream
 from phiforge.train.forward import TrainingForward
 from phiforge.train.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a model is evaluated on while it learns."""
+    """What a model is evaluated on while it learns: windows of `context_length`, each token once, at most `limit_tokens` of them."""
 
-    rows: RowSource
-    bytes_per_token: float  # bytes of text per predicted token of the whole split: turns nats per token into bits per byte
-    batch_size: int = 8
-    most_tokens: int | None = None
+    packed: PackedText
+    token_bytes: np.ndarray  # (V,) UTF-8 bytes that each token spells
+    context_length: int
+    limit_tokens: int | None = None
+    precision: Precision = "fp32"
+
+    def score(self, model: nn.Module) -> TextScores:
+        """The model's scores now."""
+        return score_text(
+            model,
+            self.packed,
+            token_bytes=self.token_bytes,
+            context_length=self.context_length,
+            stride=self.context_length,
+            limit_tokens=self.limit_tokens,
+            precision=self.precision,
+        )
 
 
 class PHITrainer(TrainerAdapter):
@@ -62,17 +76,13 @@ class PHITrainer(TrainerAdapter):
         finally:
             self.training_forward.remove()
 
-    def evaluation_batches(self) -> Iterable[Batch]:
-        """The validation rows, at most `most_tokens` of them, this process's share."""
+    def evaluation_metrics(self) -> dict[str, float]:
+        """Loss per text token in nats, and bits per byte of text, on the validation split (evaluate.bits_per_byte says what is counted)."""
         if self.validation is None:
-            return ()
-        v = self.validation
-        rank, world_size = self.args.process_index, self.args.world_size
-        return evaluation_batches(v.rows, v.batch_size, most_tokens=v.most_tokens, rank=rank, world_size=world_size)
-
-    def evaluation_metrics(self, nats: float, tokens: int) -> dict[str, float]:
-        """Loss per token in nats, and bits per byte of text."""
-        metrics = super().evaluation_metrics(nats, tokens)
-        if self.validation is not None:
-            metrics["eval_bits_per_byte"] = metrics["eval_loss"] / math.log(2) / self.validation.bytes_per_token
-        return metrics
+            return {}
+        scores = self.validation.score(self.model)
+        return {
+            "eval_loss": math.log(scores.perplexity.value),
+            "eval_bits_per_byte": scores.bits_per_byte.value,
+            "eval_accuracy": scores.accuracy.value,
+        }

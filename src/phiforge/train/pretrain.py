@@ -1,0 +1,268 @@
+"""The stage `pretrain`: a prepared corpus and a tokenizer in, a trained decoder out.
+
+Small: `phiforge pretrain data=RUN tokenizer=RUN model.size=300K max_steps=50 --out runs/small`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.trainer_callback import TrainerCallback
+
+from phiforge.core import console, hardware
+from phiforge.core.atomic import atomic_dir
+from phiforge.core.errors import ConfigError, DataError, Interrupted
+from phiforge.core.runs import METRICS, Run, RunWriter, read_jsonl
+from phiforge.core.seeds import derive
+from phiforge.data.pack import Packed, Rows, pack
+from phiforge.data.prepare import read_split
+from phiforge.data.tokenizer import Tokenizer
+from phiforge.evaluate.bits_per_byte import TextScores, score_text
+from phiforge.models.decoder import build
+from phiforge.models.sizes import human_count, resolve
+from phiforge.train import checkpoints
+from phiforge.train.adapter import quiet, require_reporters, training_arguments
+from phiforge.train.batches import TrainStream
+from phiforge.train.callbacks import SAMPLES, EarlyWords, RecordMetrics, ShowProgress, StopWhenAsked
+from phiforge.train.config import PretrainConfig
+from phiforge.train.interrupt import graceful
+from phiforge.train.probe import Settled, settle
+from phiforge.train.schedules import SCHEDULES, schedule, warmup_length
+from phiforge.train.speak import Speaker
+from phiforge.train.trainer import PHITrainer, Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The packed splits and the tokenizer they were made with."""
+
+    tokenizer: Tokenizer
+    train: Packed
+    validation: Packed
+
+    def token_bytes(self, vocabulary: int) -> np.ndarray:
+        """(V,) UTF-8 bytes that each token spells; 0 for special tokens and for rows of the embedding that no token uses."""
+        sizes = np.zeros(vocabulary, np.int64)
+        special = set(self.tokenizer.specials.values())
+        for token, piece in enumerate(self.tokenizer.pieces):
+            sizes[token] = 0 if token in special else len(piece)
+        return sizes
+
+
+def run(config: PretrainConfig, parents: dict[str, Run], run: RunWriter) -> dict[str, Any]:
+    """Train, keep the best or the last model in `model/`, and return the final metrics."""
+    hardware.configure_allocator()
+    quiet()
+    require_reporters(config.report_to)
+    corpus = load_corpus(parents, run)
+    model = new_model(config, parents, corpus, run)
+    length = config.context_length or model.config.max_position_embeddings
+    if length > model.config.max_position_embeddings:
+        raise ConfigError(
+            f"context_length={length} is beyond the model's {model.config.max_position_embeddings}", fix="raise model.context_length"
+        )
+    checkpoints.sweep(run.path / "checkpoints")
+    trainer, settled = prepare(config, corpus, model, length, run)
+    _train(trainer, settled, config, corpus, length, run)
+    return _finish(trainer, config, parents, corpus, length, run)
+
+
+def load_corpus(parents: dict[str, Run], run: RunWriter) -> Corpus:
+    """Both splits, packed (from the cache where they have been packed before)."""
+    tokenizer = Tokenizer.load(parents["tokenizer"].path / "tokenizer")
+    splits = {split: pack(read_split(parents["data"].path, split), tokenizer) for split in ("train", "validation")}
+    for split, packed in splits.items():
+        run.log(f"{split}: {packed.n_tokens:,} tokens of {len(packed.starts):,} documents, {packed.n_bytes:,} bytes of text")
+    return Corpus(tokenizer=tokenizer, train=splits["train"], validation=splits["validation"])
+
+
+def new_model(config: PretrainConfig, parents: dict[str, Run], corpus: Corpus, run: RunWriter) -> PreTrainedModel:
+    """A fresh decoder, or the parent run's, in float32 on the device it will be trained on."""
+    vocabulary = corpus.tokenizer.vocab_size
+    if "model" in parents:
+        model = AutoModelForCausalLM.from_pretrained(parents["model"].model_dir, dtype=torch.float32)
+        if model.config.vocab_size < vocabulary:
+            raise ConfigError(
+                f"the model has {model.config.vocab_size} tokens and the tokenizer {vocabulary}",
+                fix="train on with the model's own tokenizer",
+            )
+        run.log(f"going on from {parents['model'].path}; the settings under `model` are not used")
+    else:
+        spec = config.model
+        if spec.vocab_size is not None and spec.vocab_size < vocabulary:
+            raise ConfigError(f"model.vocab_size={spec.vocab_size} is below the tokenizer's {vocabulary}", fix="leave it out")
+        shape = resolve(spec if spec.vocab_size else spec.model_copy(update={"vocab_size": vocabulary}))
+        _preflight(shape.parameters(), config, run.path)
+        t = corpus.tokenizer
+        model = build(shape, seed=config.seed, special_ids={"pad_token_id": t.pad_id, "bos_token_id": t.bos_id, "eos_token_id": t.eos_id})
+        run.log(
+            f"{shape.family}: {human_count(shape.parameters())} parameters: width {shape.width}, {shape.depth} layers, {shape.heads} heads,"
+            f" MLP {shape.mlp_width}, vocabulary {shape.vocab_size}, context {shape.context_length}"
+        )
+    return model.to(hardware.device())  # type: ignore[no-any-return]
+
+
+def _preflight(parameters: int, config: PretrainConfig, folder: Path) -> None:
+    """Weights, gradients and two moments in float32, and the checkpoints that will be kept beside the best and a new one."""
+    hardware.preflight_memory(parameters * 16, f"training {human_count(parameters)} parameters")
+    hardware.preflight_disk(folder, parameters * 12 * ((config.save_total_limit or 10) + 2))
+
+
+def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, length: int, run: RunWriter) -> tuple[PHITrainer, Settled]:
+    """The trainer, with every open setting settled and recorded."""
+    n = (corpus.train.n_tokens - 1 - (length - 1 if config.row_offset else 0)) // length
+    if n < 1:
+        raise DataError(
+            f"the training split has {corpus.train.n_tokens:,} tokens, less than {2 if config.row_offset else 1} rows of context_length={length}",
+            fix="more text, or a smaller context_length",
+        )
+
+    def rows_of(epoch: int) -> Rows:
+        offset = derive(config.seed, "row offset", epoch) % length if config.row_offset else 0
+        return Rows(corpus.train, length, offset=offset)
+
+    stream = TrainStream(
+        rows_of,
+        n,
+        seed=config.seed,
+        batch_size=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    model.train()
+    settled = settle(config, model, stream, length, run)
+    total = settled.max_steps
+    warmup = warmup_length(total, warmup_steps=config.warmup_steps, warmup_ratio=config.warmup_ratio)
+    every = {
+        "eval_steps": config.eval_steps or max(1, total // 20),
+        "save_steps": config.save_steps or max(1, total // 10),
+        "logging_steps": config.logging_steps or max(1, total // 100),
+    }
+    tokens = total * stream.rows_per_step * length
+    run.log(
+        f"{total:,} steps of {stream.rows_per_step * length:,} tokens = {tokens:,} tokens ({tokens / corpus.train.n_tokens:.3g} passes);"
+        f" {config.lr_scheduler_type} from {config.learning_rate:g} after {warmup} steps of warm-up; {settled.precision},"
+        f" {'compiled' if settled.compiled else 'not compiled'}, {settled.threads} thread{'s' if settled.threads > 1 else ''}; "
+        + ", ".join(f"{name} {value}" for name, value in every.items())
+    )
+    has_validation = len(corpus.validation.starts) > 0
+    stock = settled.loss == "stock"
+    arguments = training_arguments(
+        config,
+        run.path / "checkpoints",
+        max_steps=total,
+        **every,
+        evaluates=has_validation,
+        autocast=stock and settled.precision == "bf16",
+        torch_compile=stock and settled.compiled,
+    )
+    parameters = {"decay_ratio": config.lr_decay_ratio} if "decay_ratio" in SCHEDULES[config.lr_scheduler_type].parameters else {}
+    trainer = PHITrainer(
+        model,
+        arguments,
+        stream=stream,
+        schedule=schedule(config.lr_scheduler_type, total, warmup=warmup, floor=config.lr_min_ratio, **parameters),
+        validation=Validation(
+            packed=corpus.validation,
+            token_bytes=corpus.token_bytes(model.config.vocab_size),
+            context_length=length,
+            limit_tokens=config.eval_tokens,
+            precision="bf16" if settled.precision == "bf16" else "fp32",
+        )
+        if has_validation
+        else None,
+        optim=config.optim,
+        precision=settled.precision,
+        loss=settled.loss,
+        compiled=settled.compiled,
+    )
+    return trainer, settled
+
+
+def _train(trainer: PHITrainer, settled: Settled, config: PretrainConfig, corpus: Corpus, length: int, run: RunWriter) -> None:
+    """Train from the start or from the last checkpoint, to the end or until asked to stop."""
+    checkpoint = checkpoints.last(run.path / "checkpoints") if run.resuming else None
+    step = (checkpoints.step_of(checkpoint) or 0) if checkpoint else 0
+    for name in (METRICS, SAMPLES):
+        run.truncate(name, step if checkpoint else -1)
+    if checkpoint:
+        run.log(f"going on from step {step:,}")
+    seconds = max((line.get("seconds", 0.0) for line in read_jsonl(run.path / METRICS)), default=0.0)
+    tokens_per_step = trainer.stream.rows_per_step * length
+    speaker = Speaker(trainer.model, corpus.tokenizer, config.sample_prompts, config.sample_tokens, config.seed)
+    with graceful() as stop, console.progress("training", settled.max_steps) as bar:
+        callbacks: list[TrainerCallback] = [
+            StopWhenAsked(stop),
+            RecordMetrics(run, trainer.stream, length, seconds),
+            EarlyWords(run, speaker, config.sample_steps, bar.print),
+            ShowProgress(bar, tokens_per_step),
+        ]
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        if step < settled.max_steps:
+            trainer.train_from(checkpoint)
+        elif checkpoint:
+            trainer.load_finished(checkpoint)
+    if stop and trainer.state.global_step < settled.max_steps:
+        raise Interrupted(
+            f"{run.path}: stopped by {stop.asked} at step {trainer.state.global_step:,} of {settled.max_steps:,}; a checkpoint is saved",
+            fix="the same command with --resume goes on from there",
+        )
+
+
+def _finish(
+    trainer: PHITrainer, config: PretrainConfig, parents: dict[str, Run], corpus: Corpus, length: int, run: RunWriter
+) -> dict[str, Any]:
+    """Choose the weights, measure them on the whole validation split, write `model/`."""
+    best = trainer.best_checkpoint
+    last_step = chosen = trainer.state.global_step
+    if config.load_best_model_at_end and best is not None and checkpoints.step_of(best) != last_step:
+        chosen = checkpoints.step_of(best) or last_step
+        trainer.load_weights(best)
+        run.log(f"step {chosen:,} had the least validation loss and is kept (load_best_model_at_end)")
+    metrics: dict[str, Any] = {
+        "steps": last_step,
+        "model_step": chosen,
+        "tokens": last_step * trainer.stream.rows_per_step * length,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+    }
+    losses = [line["loss"] for line in read_jsonl(run.path / METRICS) if "loss" in line]
+    if losses:
+        metrics["loss"] = losses[-1]
+    if trainer.validation is not None:
+        scores = final_scores(trainer.model, corpus, length, config)
+        metrics |= {
+            "eval_bits_per_byte": scores.bits_per_byte.value,
+            "eval_bits_per_byte_standard_error": scores.bits_per_byte.standard_error,
+            "eval_loss": math.log(scores.perplexity.value),
+            "eval_accuracy": scores.accuracy.value,
+            "eval_text_tokens": scores.n_tokens,
+        }
+        run.log(f"validation: {scores.bits_per_byte} bits per byte over {scores.n_bytes:,} bytes")
+    if run.leader:
+        save_model(trainer.model, parents["tokenizer"].path / "tokenizer", run.path / "model")
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def final_scores(model: PreTrainedModel, corpus: Corpus, length: int, config: PretrainConfig) -> TextScores:
+    """The finished model on the validation split in float32, each token with at least half a window of context where its document has it."""
+    sizes = corpus.token_bytes(model.config.vocab_size)
+    return score_text(model, corpus.validation, token_bytes=sizes, context_length=length, limit_tokens=config.final_eval_tokens)
+
+
+def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
+    """`folder`: weights in float32, configs, and the tokenizer's files beside them."""
+    model.config.use_cache = True  # Trainer switches it off while training
+    with atomic_dir(folder) as temporary:
+        model.save_pretrained(temporary)
+        for file in sorted(tokenizer.iterdir()):
+            if file.is_file():
+                (temporary / file.name).write_bytes(file.read_bytes())

@@ -1,0 +1,137 @@
+"""Short measurements that settle what `auto` leaves open: threads, precision, compilation, and how many steps fit in a time.
+
+Each answer is recorded by `run.decide` before it is used, so that a resumed run has the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from phiforge.core import hardware
+from phiforge.core.runs import RunWriter
+from phiforge.train.batches import Batch, TrainStream
+from phiforge.train.config import TrainConfig
+from phiforge.train.forward import TrainingForward, supports
+
+# A compiled step takes this much less time than an eager one, and this long to build (2 cores of a Zen 4 server, 1M to 10M parameters).
+# Only the decision rests on them; what was then measured is what a run records.
+COMPILE_SECONDS, COMPILE_GAIN = 45.0, 0.25
+PROBE_TOKENS = 1024  # tokens in a probed batch: enough to fill the matrix products of a small model
+WORTH_IT = 1.08  # a way that is not at least this much faster is not worth less precision or another thread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """How a run computes."""
+
+    precision: str
+    loss: str
+    compiled: bool
+    threads: int
+    max_steps: int
+
+
+def seconds_per_step(model: nn.Module, batch: Batch, *, precision: str, loss: str, compiled: bool = False, repeats: int = 2) -> float:
+    """Least wall time of a forward and backward pass over `batch`, after one uncounted; gradients are left as they were (none)."""
+    forward = TrainingForward(model, precision=precision, compiled=compiled) if loss == "fused" else None
+    autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=precision == "bf16" and loss == "stock")
+    device = next(model.parameters()).device
+    batch = {name: value.to(device) for name, value in batch.items()}
+    items = max(1, int((batch["shift_labels"] != -100).sum()))
+    best = float("inf")
+    with torch.random.fork_rng(devices=[]):
+        for repeat in range(repeats + 1):
+            began = time.perf_counter()
+            with autocast:
+                output = (forward or model)(**batch, num_items_in_batch=items)
+            output["loss"].backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repeat:
+                best = min(best, time.perf_counter() - began)
+            model.zero_grad(set_to_none=True)
+    return best
+
+
+def settle(config: TrainConfig, model: nn.Module, stream: TrainStream, row_length: int, run: RunWriter) -> Settled:
+    """Decide everything that `auto` and a time budget leave open. `model` is where it will be trained (device, train mode)."""
+    loss = (
+        config.loss
+        if config.loss != "auto"
+        else run.decide("loss", lambda: "fused" if supports(model) else "stock", "fused where the layout is known")
+    )
+    full = stream.batch(0, 0)
+    small = {name: value[: max(1, PROBE_TOKENS // row_length)] for name, value in full.items()}
+    precision = config.precision
+    if precision == "auto":
+        precision = run.decide("precision", lambda: _precision(model, small, loss), "bf16 where it is native and measured faster")
+    threads = config.threads
+    if threads == "auto":
+        threads = run.decide(
+            "threads", lambda: _threads(model, small, loss, precision), "measured: under contention two can be slower than one"
+        )
+    torch.set_num_threads(threads)
+    eager = None
+
+    def eager_step() -> float:
+        nonlocal eager
+        if eager is None:
+            eager = seconds_per_step(model, full, precision=precision, loss=loss) * config.gradient_accumulation_steps
+        return eager
+
+    compiled = config.compile
+    if compiled == "auto":
+        compiled = run.decide("compile", lambda: _compile(config, stream, eager_step), "when the run is long enough to pay for it")
+    if config.max_steps is not None:
+        steps = config.max_steps
+    elif config.train_seconds is not None:
+        budget = config.train_seconds
+
+        def fitting() -> int:
+            began = time.perf_counter()
+            step = (
+                seconds_per_step(model, full, precision=precision, loss=loss, compiled=True) * config.gradient_accumulation_steps
+                if compiled
+                else eager_step()
+            )
+            left = budget - (time.perf_counter() - began if compiled else 0.0)
+            return max(2, int(left * 0.9 / step))  # a tenth goes to the optimizer, evaluation, checkpoints and samples
+
+        steps = run.decide("max_steps", fitting, f"what fits in train_seconds={budget:g}, by a speed probe")
+    else:
+        steps = max(1, round((config.num_train_epochs or 1.0) * stream.n / stream.rows_per_step))
+    return Settled(precision=precision, loss=loss, compiled=bool(compiled), threads=int(threads), max_steps=steps)
+
+
+def _precision(model: nn.Module, batch: Batch, loss: str) -> str:
+    if not hardware.has_bf16(next(model.parameters()).device.type):
+        return "fp32"
+    plain, half = (seconds_per_step(model, batch, precision=p, loss=loss) for p in ("fp32", "bf16"))
+    return "bf16" if plain > half * WORTH_IT else "fp32"
+
+
+def _threads(model: nn.Module, batch: Batch, loss: str, precision: str) -> int:
+    most = hardware.cpu_count()
+    if most == 1 or next(model.parameters()).device.type != "cpu":
+        return most
+    took = {}
+    for threads in sorted({1, max(1, most // 2), most}):
+        torch.set_num_threads(threads)
+        took[threads] = seconds_per_step(model, batch, precision=precision, loss=loss)
+    best = min(took, key=lambda threads: took[threads])
+    return best if took[1] > took[best] * WORTH_IT else 1
+
+
+def _compile(config: TrainConfig, stream: TrainStream, eager_step: object) -> bool:
+    if not hardware.has_compiler():
+        return False
+    if config.train_seconds is not None:
+        planned = config.train_seconds
+    else:
+        steps = config.max_steps or (config.num_train_epochs or 1.0) * stream.n / stream.rows_per_step
+        planned = steps * eager_step()  # type: ignore[operator]
+    return bool(planned * COMPILE_GAIN > 2 * COMPILE_SECONDS)
