@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def training_arguments(
     )
 
 
-def require_reporters(names: list[str]) -> None:
+def require_reporters(names: Sequence[str]) -> None:
     """Raise ConfigError when a tracker that the config names is not installed."""
     for name in names:
         if name != "none" and importlib.util.find_spec(name) is None:
@@ -141,6 +142,11 @@ class TrainerAdapter(transformers.Trainer):
     def get_train_dataloader(self) -> Any:
         return self.stream
 
+    @property
+    def network(self) -> Any:
+        """The model, unwrapped."""
+        return self.model
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # Trainer's estimate walks all parameters at every step; ours is one product at the end (models.inspect)
 
@@ -156,12 +162,12 @@ class TrainerAdapter(transformers.Trainer):
                 adam_beta2=args.adam_beta2,
                 adam_epsilon=args.adam_epsilon,
             )
-            self.optimizer = build(self.optim_name, model or self.model, settings)
+            self.optimizer = build(self.optim_name, model or self.network, settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.schedule)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), self.schedule)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -170,7 +176,7 @@ class TrainerAdapter(transformers.Trainer):
     @property
     def folder(self) -> Path:
         """Where the checkpoints lie."""
-        return Path(self.args.output_dir)
+        return Path(str(self.args.output_dir))
 
     @property
     def best_checkpoint(self) -> Path | None:
@@ -207,7 +213,7 @@ class TrainerAdapter(transformers.Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
-            self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+            self.network.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
 
     def _nested_mean(self, value: torch.Tensor) -> float:
         """Mean over processes as a float; exact for one process."""
@@ -217,10 +223,10 @@ class TrainerAdapter(transformers.Trainer):
         """Train to the end: from the start, or on from `checkpoint`, equal to never having stopped."""
         if checkpoint is None:
             return self.train()
-        step = checkpoints.step_of(checkpoint)
+        step = checkpoints.step_of(checkpoint) or 0
         self._extra = json.loads((checkpoint / checkpoints.EXTRA).read_text(encoding="utf-8"))
         self.resumed_from = sorted({*self._extra["resumed_from"], step})
-        self.stream.start_step = step or 0
+        self.stream.start_step = step
         return self.train(resume_from_checkpoint=str(checkpoint))
 
     def load_finished(self, checkpoint: Path) -> None:

@@ -45,8 +45,8 @@ class Order:
 class TrainStream:
     """Batches for the trainer, from any step on.
 
-    rows_of: epoch -> that epoch's rows; every epoch must have at least `n` of them. Has no length on purpose: transformers then counts steps
-    alone, and its own slow way to skip batches is never taken.
+    rows_of: epoch -> that epoch's rows; every epoch must have at least `n` of them. Has no length on purpose: transformers then counts
+    steps alone, and its own slow way to skip batches is never taken.
     """
 
     def __init__(

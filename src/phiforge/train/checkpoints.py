@@ -30,7 +30,7 @@ def step_of(path: Path) -> int | None:
 def find(folder: Path) -> dict[int, Path]:
     """The complete checkpoints in `folder`, by step, in order."""
     found = {step_of(path): path for path in folder.glob("checkpoint-*") if (path / STATE).is_file()} if folder.is_dir() else {}
-    return {step: path for step, path in sorted((s, p) for s, p in found.items() if s is not None)}
+    return dict(sorted((step, path) for step, path in found.items() if step is not None))
 
 
 def last(folder: Path) -> Path | None:

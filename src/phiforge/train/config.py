@@ -34,16 +34,14 @@ class TrainConfig(Config):
     max_steps: int | None = Field(default=None, ge=1, description="optimizer steps")
     num_train_epochs: float | None = Field(default=None, gt=0, description="passes over the data")
     train_seconds: float | None = Field(default=None, gt=0, description="a time budget (wall clock); a speed probe turns it into steps")
-    eval_steps: int | None = Field(default=None, ge=1, description="steps between evaluations; none = a twentieth of the run")
-    eval_tokens: int = Field(default=65_536, ge=1, description="most validation tokens read by an evaluation on the way")
+    eval_steps: int | None = Field(default=None, ge=1, description="steps between evaluations; none = a tenth of the run")
+    eval_tokens: int | None = Field(default=None, ge=1, description="most validation tokens read on the way; none = 8k to 64k by length")
     final_eval_tokens: int | None = Field(default=524_288, ge=1, description="most validation tokens read by the last one; null = all")
     save_steps: int | None = Field(default=None, ge=1, description="steps between checkpoints; none = a tenth of the run")
     save_total_limit: int | None = Field(
         default=3, ge=1, description="checkpoints kept; the best, the last and one resumed from always stay"
     )
-    load_best_model_at_end: bool = Field(
-        default=True, description="end with the checkpoint of least validation loss instead of the last weights"
-    )
+    load_best_model_at_end: bool = Field(default=True, description="end with the weights of least validation loss, not the last ones")
     logging_steps: int | None = Field(default=None, ge=1, description="steps between lines of metrics.jsonl; none = a hundredth of the run")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, order of data, and dropout")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -51,7 +49,7 @@ class TrainConfig(Config):
     )
     compile: Literal["auto"] | bool = Field(default="auto", description="torch.compile; auto = when the run is long enough to pay for it")
     loss: Literal["auto", "stock", "fused"] = Field(
-        default="auto", description="fused = own kernels, head and loss in chunks; stock = transformers'"
+        default="auto", description="fused = our forward pass, ended by head and loss in chunks; stock = transformers'"
     )
     threads: Literal["auto"] | int = Field(default="auto", description="CPU threads; auto = a probe")
     report_to: list[Reporter] = Field(
@@ -102,11 +100,9 @@ class PretrainConfig(TrainConfig):
 
     model: DecoderSpec = Field(default=DecoderSpec(), description="shape of the model; ignored (and said so) when a model run is given")
     context_length: int | None = Field(default=None, ge=8, description="tokens in one training row; none = the model's context")
-    row_offset: bool = Field(
-        default=True, description="start each epoch's rows at a random token, so that borders move from epoch to epoch"
-    )
+    row_offset: bool = Field(default=True, description="start each epoch's rows at a random token, so that their borders move")
     sample_prompts: list[str] = Field(
-        default=[""], description="begun by the model as it learns; an empty text = from nothing; [] = no samples"
+        default=[""], description="continued by the model as it learns; an empty text = from nothing; [] = none"
     )
     sample_tokens: int = Field(default=48, ge=1, description="tokens in each of those samples")
     sample_steps: int | None = Field(default=None, ge=1, description="steps between samples; none = with each evaluation")

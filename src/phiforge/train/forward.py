@@ -18,17 +18,18 @@ from phiforge.train.losses import chunked_loss
 class TrainingForward:
     """Callable as `model(input_ids, shift_labels, position_ids, num_items_in_batch)` -> {"loss": scalar}.
 
-    model: a causal LM of transformers with `.model` (the layers) and an output embedding. Without `shift_labels` the model's own forward runs.
+    model: a causal LM of transformers with `.model` (the layers) and an output embedding. Without
+    `shift_labels` the model's own forward runs.
     """
 
-    def __init__(self, model: nn.Module, *, precision: str, compiled: bool = False) -> None:
+    def __init__(self, model: Any, *, precision: str, compiled: bool = False) -> None:
         self.model, self.precision = model, precision
         self.original = model.forward
         self._loss = torch.compile(self.loss, dynamic=False) if compiled else self.loss
 
     def install(self) -> None:
         """Put this in the place of the model's forward."""
-        self.model.forward = self  # type: ignore[assignment]
+        self.model.forward = self
 
     def remove(self) -> None:
         """Give the model its own forward back."""

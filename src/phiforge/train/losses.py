@@ -71,4 +71,4 @@ def chunked_loss(hidden: Tensor, weight: Tensor, labels: Tensor, items: Tensor |
     Returns a float32 scalar. Differentiable once, in hidden and weight.
     """
     chunk = chunk or max(16, CHUNK_NUMBERS // weight.shape[0])
-    return _ChunkedLoss.apply(hidden, weight, labels, items, chunk)  # type: ignore[no-any-return]
+    return _ChunkedLoss.apply(hidden, weight, labels, items, chunk)

@@ -6,7 +6,9 @@ Each answer is recorded by `run.decide` before it is used, so that a resumed run
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,10 +68,10 @@ def settle(config: TrainConfig, model: nn.Module, stream: TrainStream, row_lengt
     )
     full = stream.batch(0, 0)
     small = {name: value[: max(1, PROBE_TOKENS // row_length)] for name, value in full.items()}
-    precision = config.precision
+    precision: str = config.precision
     if precision == "auto":
         precision = run.decide("precision", lambda: _precision(model, small, loss), "bf16 where it is native and measured faster")
-    threads = config.threads
+    threads: Any = config.threads
     if threads == "auto":
         threads = run.decide(
             "threads", lambda: _threads(model, small, loss, precision), "measured: under contention two can be slower than one"
@@ -126,12 +128,12 @@ def _threads(model: nn.Module, batch: Batch, loss: str, precision: str) -> int:
     return best if took[1] > took[best] * WORTH_IT else 1
 
 
-def _compile(config: TrainConfig, stream: TrainStream, eager_step: object) -> bool:
+def _compile(config: TrainConfig, stream: TrainStream, eager_step: Callable[[], float]) -> bool:
     if not hardware.has_compiler():
         return False
     if config.train_seconds is not None:
         planned = config.train_seconds
     else:
         steps = config.max_steps or (config.num_train_epochs or 1.0) * stream.n / stream.rows_per_step
-        planned = steps * eager_step()  # type: ignore[operator]
+        planned = steps * eager_step()
     return bool(planned * COMPILE_GAIN > 2 * COMPILE_SECONDS)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from phiforge.core.config import nearest
 from phiforge.core.errors import ConfigError
@@ -19,10 +18,7 @@ from phiforge.core.errors import ConfigError
 Schedule = Callable[[float], float]
 
 
-class Shape(Protocol):
-    """`(done, planned, **parameters) -> multiplier`."""
-
-    def __call__(self, done: float, planned: float, **parameters: float) -> float: ...
+Shape = Callable[..., float]  # (done, planned, **parameters) -> multiplier
 
 
 def constant(done: float, planned: float) -> float:

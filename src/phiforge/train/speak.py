@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel
 
 from phiforge.core.seeds import derive
 from phiforge.data.tokenizer import Tokenizer
@@ -12,7 +13,7 @@ from phiforge.data.tokenizer import Tokenizer
 class Speaker:
     """Continues each prompt; called with the step, so that each time has its own stream of randomness and a resumed run says the same."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, prompts: list[str], tokens: int, seed: int) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer, prompts: list[str], tokens: int, seed: int) -> None:
         self.model, self.tokenizer, self.prompts, self.tokens, self.seed = model, tokenizer, prompts, tokens, seed
 
     def __call__(self, step: int) -> list[tuple[str, str]]:

@@ -80,7 +80,7 @@ class PHITrainer(TrainerAdapter):
         """Loss per text token in nats, and bits per byte of text, on the validation split (evaluate.bits_per_byte says what is counted)."""
         if self.validation is None:
             return {}
-        scores = self.validation.score(self.model)
+        scores = self.validation.score(self.network)
         return {
             "eval_loss": math.log(scores.perplexity.value),
             "eval_bits_per_byte": scores.bits_per_byte.value,
