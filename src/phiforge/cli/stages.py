@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from phiforge.core import console
 from phiforge.core.config import merge, parse_overrides
 from phiforge.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from phiforge.core.runs import Run
+from phiforge.core.runs import Run
 
 # Unknown options are keys: `--lr 1e-3` means `lr=1e-3`.
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -62,16 +60,28 @@ def run_verb(stage_name: str, words: Sequence[str] | None, out: Path | None, res
     plain, keys = split_words(words)
     name = only_one(plain, "the recipe")
     data = recipes.default_recipe(stage_name)
-    if name:
+    if name and Run.can_be("model", name):
+        keys = {"model": name, **_data_of(name, data), **keys}
+    elif name:
         data = recipe_data(name, stage_name, data)
     main = data["steps"][-1]["name"]
     resolved = recipes.up_to(recipes.override(data, keys, main=main), stage_name)
-    folder = out or Path("runs") / (Path(name).stem if name else main)
+    folder = out or Path("runs") / (
+        f"{Path(name).resolve().name}-{main}" if "model" in keys and name else Path(name).stem if name else main
+    )
     runs = run_recipe(resolved, folder, resume=resume, main_in_place=True)
     finished = runs[resolved.steps[-1].name]
     if as_json:
         typer.echo(json.dumps({"path": str(finished.path), **finished.manifest.model_dump(mode="json")}, ensure_ascii=False))
     return finished
+
+
+def _data_of(model: str, recipe: dict[str, Any]) -> dict[str, str]:
+    """The data run that a model was made from, for a verb that needs data and was given none."""
+    if not Run.is_run(model) or not any(step["name"] == "data" for step in recipe["steps"]):
+        return {}
+    parent = Run.open(model).manifest.parents.get("data")
+    return {"data": parent.path} if parent and Run.is_run(parent.path) else {}
 
 
 def recipe_data(name: str, stage_name: str, default: dict[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,25 @@ class Run:
         """Whether `path` holds a run.json."""
         return (Path(path) / MANIFEST).is_file()
 
+    @classmethod
+    def borrow(cls, folder: Path | str) -> Run:
+        """A model folder in Hugging Face's layout (config.json beside safetensors) as a complete run, so that stages can take it."""
+        folder = Path(folder)
+        files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+        manifest = Manifest(id=f"borrowed-{folder.name}", stage="borrowed", status="complete", config_hash="", started="")
+        manifest.artefacts = {file.name: Artefact(sha256=atomic.sha256_file(file), bytes=file.stat().st_size) for file in files}
+        return cls(folder, manifest)
+
+    @staticmethod
+    def is_model_folder(path: Path | str) -> bool:
+        """Whether `path` is a model in Hugging Face's layout."""
+        return (Path(path) / "config.json").is_file() and any(Path(path).glob("*.safetensors"))
+
+    @classmethod
+    def can_be(cls, role: str, path: Path | str) -> bool:
+        """Whether `path` can stand for a parent: a run, or for a `model` a model folder too."""
+        return cls.is_run(path) or (role == "model" and cls.is_model_folder(path))
+
     @property
     def id(self) -> str:
         """The run's own name, unlike any other."""
@@ -120,13 +139,17 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved config as plain data."""
+        """The resolved config as plain data; empty for a borrowed model."""
+        if self.manifest.stage == "borrowed":
+            return {}
         data = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
         return data if isinstance(data, dict) else {}
 
     @property
     def model_dir(self) -> Path:
         """Where the model lies."""
+        if self.manifest.stage == "borrowed":
+            return self.path
         return self.path / "model"
 
     @property

@@ -24,6 +24,7 @@ from phiforge.core.config import ALIASES, Config, build, config_type, load_yaml,
 from phiforge.core.errors import ConfigError
 from phiforge.core.runs import Run
 from phiforge.core.stages import Stage
+from phiforge.models.sizes import DecoderSpec
 from phiforge.recipes.registry import get_stage
 
 # Steps that others share: a key that a later step has too is not meant for them.
@@ -56,11 +57,11 @@ class Recipe(Config):
             for role, parent in step.parents.items():
                 if role not in roles:
                     raise ValueError(f"step {step.name}: {step.stage} has no role {role!r}; {nearest(role, roles)}")
-                if parent not in seen and not Run.is_run(parent):
+                if parent not in seen and not Run.can_be(role, parent):
                     raise ValueError(f"step {step.name}: its {role} {parent!r} is neither an earlier step nor a run folder")
             missing = [role.name for role in stage.roles if role.required and role.name not in step.parents]
             if missing:
-                raise ValueError(f"step {step.name}: {step.stage} needs a {missing[0]}")
+                raise ValueError(f"{step.stage} needs a {missing[0]}: give {missing[0]}=RUN")
             seen.append(step.name)
         return self
 
@@ -85,17 +86,28 @@ def load_recipe(name: str) -> Recipe:
     return build(Recipe, parse_yaml(text, where=name), where=name)
 
 
+# What makes a required role when a verb is given none: (role, stage that makes it, its config).
+_MAKERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("data", "data prepare", {}),
+    ("tokenizer", "tokenizer train", {"template": "plain"}),  # a base model continues text; fine-tuning brings the chat template
+)
+
+
 def default_recipe(stage_name: str) -> dict[str, Any]:
-    """The steps that a stage verb stands for when no recipe is named: its parents made with their defaults."""
-    stage = get_stage(stage_name)
-    makers = {"data": "data prepare", "tokenizer": "tokenizer train"}
+    """The steps that a stage verb stands for when no recipe is named: its parents made with their defaults.
+
+    A required role that nothing makes (`model`) is left open; the command line names it.
+    """
+    wanted = {role.name for role in get_stage(stage_name).roles if role.required}
     steps: list[dict[str, Any]] = []
-    for role in stage.roles:
-        if role.name in makers and role.required and stage.name not in makers.values():
-            parents = {"data": "data"} if role.name == "tokenizer" else {}
-            steps.append({"name": role.name, "stage": makers[role.name], "parents": parents})
+    for role, maker, config in _MAKERS:
+        if role in wanted:
+            parents = {"data": "data"} if role == "tokenizer" else {}
+            steps.append({"name": role, "stage": maker, "parents": parents, "config": dict(config)})
     parents = {step["name"]: step["name"] for step in steps}
-    return {"steps": [*steps, {"name": stage_name.split()[0], "stage": stage_name, "parents": parents}]}
+    name = stage_name.split()[0]
+    name = f"{name}-run" if name in parents else name
+    return {"steps": [*steps, {"name": name, "stage": stage_name, "parents": parents}]}
 
 
 def up_to(recipe: Recipe, stage_name: str) -> Recipe:
@@ -128,12 +140,41 @@ def override(recipe: Mapping[str, Any], keys: Mapping[str, Any], *, main: str | 
         if key in steps and isinstance(value, Mapping):
             for name, inner in value.items():
                 _set(steps[key], name, inner)
-        elif key in steps and not isinstance(value, Mapping) and _field_path(get_stage(steps[key]["stage"]).config, key) is None:
+        elif not isinstance(value, Mapping) and (main is None or not _is_field(steps[main], key)) and key in steps:
             _replace_step(steps, key, value)
+        elif (
+            isinstance(value, str)
+            and main is not None
+            and _is_role(steps[main], key)
+            and (Run.is_run(value) or not _is_field(steps[main], key))
+        ):
+            steps[main]["parents"] = {**(steps[main].get("parents") or {}), key: value}
         else:
             for name in _owners(steps, key, main):
                 _set(steps[name], key, value)
+    _tell_tokenizers_the_size(steps)
     return build(Recipe, {**recipe, "steps": list(steps.values())}, where="recipe")
+
+
+def _is_field(step: Mapping[str, Any], key: str) -> bool:
+    return key in get_stage(step["stage"]).config.model_fields
+
+
+def _is_role(step: Mapping[str, Any], key: str) -> bool:
+    return any(role.name == key for role in get_stage(step["stage"]).roles)
+
+
+def _tell_tokenizers_the_size(steps: Mapping[str, dict[str, Any]]) -> None:
+    """A vocabulary fits its model: a tokenizer step that says nothing of sizes learns the size of the model made from it."""
+    for step in steps.values():
+        model = step.get("config", {}).get("model")
+        tokenizer = steps.get((step.get("parents") or {}).get("tokenizer", ""))
+        if step["stage"] == "pretrain" and tokenizer and not {"vocab_size", "model_size"} & set(tokenizer["config"]):
+            asked = model if isinstance(model, Mapping) else {}
+            if not asked.get("vocab_size"):
+                tokenizer["config"]["model_size"] = str(asked.get("size") or DecoderSpec.model_fields["size"].default)
+            else:
+                tokenizer["config"]["vocab_size"] = asked["vocab_size"]
 
 
 def _replace_step(steps: dict[str, dict[str, Any]], name: str, value: Any) -> None:

@@ -59,6 +59,8 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, main_in_place
 
 
 def _finished(path: Path, role: str) -> Run:
+    if not Run.is_run(path) and Run.can_be(role, path):
+        return Run.borrow(path)
     run = Run.open(path)
     if run.status != "complete":
         raise RunError(f"{path}: is {run.status}, and only a complete run can be the {role}", fix="finish it first")
