@@ -16,17 +16,17 @@ console = Console(stderr=True, highlight=False)
 
 def say(text: str) -> None:
     """A plain line for the person."""
-    console.print(escape(text))
+    console.print(escape(text), soft_wrap=True)
 
 
 def headline(text: str) -> None:
     """The title of a step."""
-    console.print(f"[bold]{escape(text)}[/bold]")
+    console.print(f"[bold]{escape(text)}[/bold]", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """A line that the person should not miss."""
-    console.print(f"[yellow]note:[/yellow] {escape(text)}")
+    console.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
 
 
 def fail(text: str) -> None:
