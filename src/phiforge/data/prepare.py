@@ -73,7 +73,7 @@ def prepare(config: DataPrepareConfig, folder: Path, say: Callable[[str], None])
 def _enough(survey: Survey) -> None:
     if survey.bytes < survey.config.min_bytes:
         raise DataError(
-            f"{', '.join(survey.config.source)}: too little text: {survey.bytes:,} bytes, and at least {survey.config.min_bytes:,} are needed",
+            f"{', '.join(survey.config.source)}: too little text: {survey.bytes:,} bytes, {survey.config.min_bytes:,} are needed",
             fix="add text (100 kB is a start, 1 MB and more is better)",
         )
 
@@ -101,9 +101,7 @@ def _plan(
     count = f"{len(items)} document{'s' if len(items) > 1 else ''}"
     if held is None:
         raise DataError(f"{count} can't be split into a training and a validation part", fix="add text that does not repeat itself")
-    why = (
-        f"{count} can't be split into whole ones at a share of {config.validation_fraction:g}, so chapters and blocks of them are held out"
-    )
+    why = f"{count} can't give whole ones for a share of {config.validation_fraction:g}: chapters and blocks are held out"
     say(f"validation: {why}")
     return _by_block(held, size), {"method": "block", "why": why, "block_characters": size}
 

@@ -43,10 +43,11 @@ def library_paths() -> list[str]:
 
 def read_python(scope: Literal["core", "all"] = "core", paths: list[str] | None = None) -> Iterator[Document]:
     """Topics, then builtin modules' documentation, then modules by name. Raises DataError when there is nothing at all."""
-    count = 0
-    for count, (name, text) in enumerate(_texts(scope, library_paths() if paths is None else paths), 1):
+    found = False
+    for name, text in _texts(scope, library_paths() if paths is None else paths):
+        found = True
         yield Document.of(normalise_line_ends(text), f"python/{name}")
-    if not count:
+    if not found:
         raise DataError("this Python comes without sources and documentation", fix="give a file or folder of text as source")
 
 

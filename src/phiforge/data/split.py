@@ -8,7 +8,8 @@ from collections.abc import Hashable, Sequence
 
 # A heading that opens a chapter, act or section, alone on its line.
 _HEADING = re.compile(
-    r"\n\n+(?=[ \t]*(?:(?:CHAPTER|Chapter|BOOK|Book|PART|Part|ACT|SCENE|LETTER|Letter|STAVE|VOLUME)\b[^\n]{0,80}|#{1,3} [^\n]{1,80}|[IVXLC]+\.?)\n)"
+    r"\n\n+(?=[ \t]*(?:(?:CHAPTER|Chapter|BOOK|Book|PART|Part|ACT|SCENE|LETTER|Letter|STAVE|VOLUME)\b[^\n]{0,80}"
+    r"|#{1,3} [^\n]{1,80}|[IVXLC]+\.?)\n)"
 )
 _BORDERS = (re.compile(r"\n[ \t]*\n+"), re.compile(r"\n"), re.compile(r"[.!?]\s"), re.compile(r"\s"))
 _SLACK = 0.3  # how far past the asked share one document may carry us
@@ -22,8 +23,8 @@ def order(seed: int, name: Hashable) -> bytes:
 def hold_out(items: Sequence[tuple[str, int]], fraction: float, seed: int) -> set[str] | None:
     """Names whose sizes make up about `fraction` of all; None when whole items give no fair share.
 
-    items: (name, size); items of one name (equal texts) go together. Names are drawn in a shuffled order, leaving out those that would carry
-    the share too far. Fair: between a half and one and a half times what was asked, with something left on the other side.
+    items: (name, size); items of one name (equal texts) go together. Names are drawn in a shuffled order, without those that would
+    carry the share too far. Fair: between a half and one and a half times what was asked, with something left on the other side.
     """
     sizes: dict[str, int] = {}
     for name, size in items:
@@ -46,7 +47,10 @@ def block_size(characters: int, fraction: float) -> int:
 
 
 def cut_blocks(text: str, size: int) -> list[tuple[int, int]]:
-    """(start, end) of blocks of about `size` characters that make up `text`: cut before a chapter, else after a paragraph, line, sentence, word."""
+    """(start, end) of blocks of about `size` characters that make up `text`.
+
+    Cut before a chapter, else after a paragraph, line, sentence, word, whichever comes first in this list.
+    """
     blocks, start = [], 0
     while len(text) - start > 1.5 * size:
         end = _border(text, start + size // 2, start + size, start + size + size // 2)

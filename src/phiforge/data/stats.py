@@ -10,6 +10,12 @@ from phiforge.core.errors import DataError
 from phiforge.data.config import DataPrepareConfig
 from phiforge.data.survey import Survey
 
+_COUNTS = (
+    ("long texts cut", "cut_long_texts"),
+    ("encoding repaired", "encoding_repaired"),
+    ("Gutenberg headers off", "gutenberg_stripped"),
+)
+
 
 def describe(path: Path | str) -> dict[str, Any]:
     """The report of a data run, or what a pass over a file or folder of text finds ("python": the default corpus). Raises DataError."""
@@ -39,13 +45,7 @@ def rows(found: dict[str, Any]) -> list[list[Any]]:
         ["longest document", lengths["longest_source"]],
     ]
     out += [[f"left out: {reason}", _counted(n, found["dropped_examples"].get(reason))] for reason, n in found["dropped"].items()]
-    for name, key in (
-        ("long texts cut", "cut_long_texts"),
-        ("encoding repaired", "encoding_repaired"),
-        ("Gutenberg headers off", "gutenberg_stripped"),
-    ):
-        if found[key]:
-            out.append([name, f"{found[key]:,}"])
+    out += [[name, f"{found[key]:,}"] for name, key in _COUNTS if found[key]]
     for title, key in (("licence hint", "licences"), ("personal data", "personal_data")):
         out += [[f"{title}: {name}", _flagged(flag)] for name, flag in found[key].items()]
     if "split" in found:
