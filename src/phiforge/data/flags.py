@@ -96,16 +96,16 @@ def personal_data(text: str) -> Iterator[tuple[str, int, str]]:
     """
     at = text.find("@")
     while at >= 0:  # a regex over the whole text would try every word
-        window = max(0, at - 65)
-        match = next((m for m in _EMAIL.finditer(text, window, at + 260) if m.start() < at < m.end()), None)
+        near = _EMAIL.finditer(text, max(0, at - 65), at + 260)
+        match = next((m for m in near if m.start() < at < m.end()), None)
         if match and not _EXAMPLE_DOMAINS.search(match.group()):
             yield "email", match.start(), match.group()
         at = text.find("@", at + 1)
     taken = -1
     for rough in _DIGITS.finditer(text):
-        window = max(0, rough.start() - 5), rough.end() + 40  # 40: an IBAN goes on with letters
+        low, high = max(0, rough.start() - 5), rough.end() + 40  # an IBAN goes on with letters
         for kind, pattern, genuine in _NUMBERS:
-            for match in pattern.finditer(text, *window):
+            for match in pattern.finditer(text, low, high):
                 if match.start() >= taken and match.start() < rough.end() and genuine(match.group()):
                     taken = match.end()
                     yield kind, match.start(), match.group()

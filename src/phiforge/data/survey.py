@@ -91,10 +91,12 @@ class Survey:
                 document = Document.of(text, document.source)
         bare = document.text.strip()
         if not bare:
-            return self._drop("empty", document)
+            self._drop("empty", document)
+            return None
         key = int.from_bytes(hashlib.sha256(bare.encode("utf-8")).digest()[:8], "little")
         if key in self._seen and self.config.deduplicate:
-            return self._drop("duplicate", document)
+            self._drop("duplicate", document)
+            return None
         self._seen.add(key)
         return document
 
