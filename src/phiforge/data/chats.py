@@ -59,12 +59,12 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
             if body.strip():
                 yield f"{path}, line {number}", _parse(body, f"{path}, line {number}")
         return
-    body = bytearray()
+    whole = bytearray()
     for piece in read_bytes(path):
-        body += piece
-        if len(body) > MAX_JSON:
+        whole += piece
+        if len(whole) > MAX_JSON:
             raise DataError(f"{path}: more than {MAX_JSON:,} bytes in one JSON list", fix="write it as .jsonl, one object a line")
-    records = _parse(bytes(body).removeprefix(b"\xef\xbb\xbf"), str(path))
+    records = _parse(bytes(whole).removeprefix(b"\xef\xbb\xbf"), str(path))
     if not isinstance(records, list):
         raise DataError(f"{path}: a list of conversations was expected, not a {type(records).__name__}", fix=_FORM)
     yield from ((f"{path}, record {number}", record) for number, record in enumerate(records, 1))

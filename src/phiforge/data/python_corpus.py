@@ -79,14 +79,14 @@ def _sources(spec: Any, scope: str) -> Iterator[tuple[str, str]]:
     if spec.submodule_search_locations is None:
         return
     for finder, name, _ in sorted(pkgutil.iter_modules(spec.submodule_search_locations), key=lambda found: found.name):
-        below = finder.find_spec(f"{spec.name}.{name}", None)  # type: ignore[call-arg]
+        below = finder.find_spec(f"{spec.name}.{name}", None)
         if below is not None:
             yield from _sources(below, scope)
 
 
 def _source(spec: Any) -> str | None:
     try:
-        return spec.loader.get_source(spec.name)  # type: ignore[no-any-return]
+        return spec.loader.get_source(spec.name)
     except (AttributeError, ImportError, SyntaxError, UnicodeDecodeError, OSError):
         return None  # an extension module, only byte code, or a test file that is broken on purpose
 
