@@ -143,11 +143,11 @@ def _score(config: EvaluateConfig, model: PreTrainedModel, tokenizer: Tokenizer,
 def _metrics(scores: TextScores, baselines: list[Baseline]) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "eval_bits_per_byte": scores.bits_per_byte.value,
-        "eval_bits_per_byte_error": scores.bits_per_byte.standard_error,
+        "eval_bits_per_byte_standard_error": scores.bits_per_byte.standard_error,
         "eval_perplexity": scores.perplexity.value,
-        "eval_perplexity_error": scores.perplexity.standard_error,
+        "eval_perplexity_standard_error": scores.perplexity.standard_error,
         "eval_accuracy": scores.accuracy.value,
-        "eval_accuracy_error": scores.accuracy.standard_error,
+        "eval_accuracy_standard_error": scores.accuracy.standard_error,
         "eval_tokens": scores.n_tokens,
         "eval_bytes": scores.n_bytes,
     }

@@ -1,0 +1,301 @@
+"""The parts of a run's report. Each takes the run and gives HTML, or nothing when the run has nothing to show there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from phiforge.core.errors import RunError
+from phiforge.core.runs import Run
+from phiforge.report.curves import charts
+from phiforge.report.format import count, duration, number, size, when, words
+from phiforge.report.html import Markup, badge, bars, card, details, esc, facts, join, table, tag, tiles
+from phiforge.report.read import RunView, number_of
+from phiforge.report.svg import Chart, draw
+
+_STATUS = {"complete": "good", "failed": "bad", "interrupted": "warn", "running": ""}
+_MOST_SAMPLES = 8  # steps shown at once; the others are folded
+
+
+def head(view: RunView, sentence: str) -> Markup:
+    """Name, status, when, and the sentence."""
+    m = view.manifest
+    labels = [badge(view.status, _STATUS.get(view.status, ""))]
+    labels += [
+        badge(text)
+        for text in (when(m.started), duration(m.seconds) if m.seconds else "", f"seed {m.seed}" if m.seed is not None else "")
+        if text
+    ]
+    return tag(
+        "header",
+        join(
+            [
+                tag("p", f"phiforge · {m.stage}", klass="eyebrow"),
+                tag("h1", view.name),
+                tag("div", join(labels), klass="badges"),
+                tag("p", sentence, klass="lead"),
+            ]
+        ),
+    )
+
+
+def figures(view: RunView) -> Markup:
+    """The numbers that people ask for first."""
+    found = [*_size_tiles(view), *_score_tiles(view)]
+    metrics = view.manifest.metrics
+    for name, label in (("tokens", "tokens seen"), ("steps", "steps"), ("documents", "documents"), ("vocab_size", "vocabulary")):
+        value = number_of(metrics.get(name))
+        if value is not None:
+            found.append((label, count(int(value)), ""))
+    return tiles(found)
+
+
+def _size_tiles(view: RunView) -> list[tuple[str, str, str]]:
+    found = []
+    if view.parameters:
+        found.append(("true size", count(view.parameters), f"{view.parameters:,} parameters"))
+    if view.bytes:
+        n = len(view.manifest.artefacts)
+        found.append(("on disk", size(view.bytes), f"{n} file{'s' if n != 1 else ''}"))
+    return found
+
+
+def _score_tiles(view: RunView) -> list[tuple[str, str, str]]:
+    metrics = view.manifest.metrics
+    meaning = {
+        "eval_bits_per_byte": ("bits per byte", ".3f", "of held-out text; 8 = nothing learned"),
+        "eval_perplexity": ("perplexity", ".4g", "per token"),
+        "eval_accuracy": ("next token right", ".1%", "first guess"),
+    }
+    found = []
+    for name, (label, shown, about) in meaning.items():
+        value, error = number_of(metrics.get(name)), number_of(metrics.get(f"{name}_standard_error"))
+        if value is not None:
+            doubt = f"± {error:{shown}}, " if error else ""
+            found.append((label, f"{value:{shown}}", doubt + about))
+    return found
+
+
+def trouble(view: RunView) -> Markup:
+    """Why it ended early, and what could not be read."""
+    parts: list[Any] = []
+    if view.manifest.error:
+        parts.append(tag("p", view.manifest.error))
+    parts += [tag("p", text) for text in view.troubles]
+    title = "What went wrong" if view.status == "failed" else "To know"
+    return card(title, *parts, klass="trouble" if view.status == "failed" else "")
+
+
+def baselines(view: RunView) -> Markup:
+    """The model beside simple methods, as bars."""
+    found = view.evaluation
+    model = found.get("model")
+    if not isinstance(model, dict):
+        return Markup("")
+    rows: list[tuple[str, float, str, bool]] = []
+    notes = []
+    entries = [("this model", model.get("bits_per_byte"), True, "")]
+    for b in _dicts(found.get("baselines")):
+        entries.append((str(b.get("label", b.get("name", "?"))), b.get("bits_per_byte"), False, str(b.get("about", ""))))
+    for label, score, strong, about in entries:
+        value = number_of(score.get("value")) if isinstance(score, dict) else None
+        if value is None or not isinstance(score, dict):
+            continue
+        error = number_of(score.get("standard_error"))
+        rows.append((label, value, f"{value:.3f} ± {error:.3f}" if error else f"{value:.3f}", strong))
+        if about:
+            notes.append(f"{label}: {about}")
+    text = found.get("text")
+    said = [str(note) for note in found.get("notes") or []]
+    if isinstance(text, dict):
+        said.insert(0, f"{text.get('split', '')}: " + ", ".join(f"{number(v)} {k}" for k, v in text.items() if k != "split"))
+    below = join(tag("p", f"{note}.", klass="note") for note in [*notes, *said])
+    return card("What the number means", bars(rows), tag("div", below), note="Bits for each byte of the text: fewer is better.")
+
+
+def curves(view: RunView) -> Markup:
+    """Everything that was logged over steps."""
+    known, rest = charts(view)
+    return card(
+        "Curves",
+        tag("div", join(_figure(chart) for chart in known), klass="grid") if known else "",
+        details(f"{len(rest)} more", tag("div", join(_figure(chart) for chart in rest), klass="grid")) if rest else "",
+    )
+
+
+def _figure(chart: Chart) -> Markup:
+    unit = join([" ", tag("span", chart.unit)]) if chart.unit else ""
+    return tag("figure", join([tag("figcaption", join([chart.title, unit])), draw(chart)]))
+
+
+def samples(view: RunView) -> Markup:
+    """What the model said as it learned: the first, the last and an even choice between."""
+    steps = list(dict.fromkeys(line.get("step") for line in view.samples))
+    if not steps:
+        return Markup("")
+    most = min(_MOST_SAMPLES, len(steps))
+    shown = {steps[round(i * (len(steps) - 1) / max(1, most - 1))] for i in range(most)}
+    blocks = {step: join(_sample(line, step == steps[-1]) for line in view.samples if line.get("step") == step) for step in steps}
+    hidden = [blocks[step] for step in steps if step not in shown]
+    return card(
+        "In its own words",
+        join(blocks[step] for step in steps if step in shown),
+        details(f"{len(hidden)} more steps", *hidden) if hidden else "",
+        note="Text the model wrote as it learned; the prompt is grey.",
+    )
+
+
+def _sample(line: dict[str, Any], latest: bool) -> Markup:
+    prompt = line.get("prompt")
+    words_ = join([tag("b", prompt) if isinstance(prompt, str) and prompt else "", line["text"]])
+    at = tag("div", f"step {number(line.get('step'))}", klass="at")
+    return tag("div", join([at, tag("pre", words_)]), klass="sample last" if latest else "sample")
+
+
+def data(view: RunView) -> Markup:
+    """The data report, whatever its shape."""
+    content = {key: value for key, value in view.data.items() if key not in ("sentence", "schema_version")}
+    return card("Data", nested(content))
+
+
+def nested(value: Any, depth: int = 0) -> Markup:
+    """Plain data as facts, tables and titled parts."""
+    if isinstance(value, dict):
+        flat = [(words(str(k)), _plain(v, str(k))) for k, v in value.items() if not isinstance(v, dict | list)]
+        deep = [(str(k), v) for k, v in value.items() if isinstance(v, dict | list) and v]
+        parts: list[Any] = [facts(flat)]
+        for name, inner in deep:
+            title = tag("h3", words(name))
+            parts.append(join([title, nested(inner, depth + 1)]) if depth < 4 else tag("p", f"{words(name)}: {inner}"))
+        return join(parts)
+    if isinstance(value, list):
+        if value and all(isinstance(item, dict) for item in value):
+            return _records(value)
+        return tag("p", ", ".join(_plain(item) for item in value[:50]) + (f", and {len(value) - 50:,} more" if len(value) > 50 else ""))
+    return tag("p", _plain(value))
+
+
+def _records(rows: list[dict[str, Any]]) -> Markup:
+    """Dictionaries of like keys as a table; a long one is cut, and says so."""
+    columns = list(dict.fromkeys(key for row in rows[:200] for key in row))
+    shown = [[_cell(row.get(column)) for column in columns] for row in rows[:100]]
+    more = tag("p", f"and {len(rows) - 100:,} more", klass="note") if len(rows) > 100 else ""
+    return join([table([words(str(column)) for column in columns], shown), more])
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, int | float) else _plain(value)
+
+
+def _plain(value: Any, name: str = "") -> str:
+    if isinstance(value, dict | list):
+        return str(value)[:300]
+    if isinstance(value, int) and not isinstance(value, bool) and (name == "bytes" or name.endswith("_bytes")):
+        return f"{value:,} ({size(value)})"
+    return number(value) if not isinstance(value, str) else value
+
+
+def gates(view: RunView) -> Markup:
+    """Every check of every gate against its limit."""
+    parts: list[Any] = []
+    for report in view.manifest.gates:
+        title = join([report.gate, " ", badge("passed" if report.passed else "failed", "good" if report.passed else "bad")])
+        rows = [
+            [
+                check.name,
+                number(check.value),
+                check.limit,
+                badge("ok" if check.passed else "failed", "good" if check.passed else "bad"),
+                check.note,
+            ]
+            for check in report.checks
+        ]
+        parts += [
+            tag("h3", title),
+            tag("p", report.note, klass="note") if report.note else "",
+            table(["check", "measured", "must be", "", ""], rows),
+        ]
+    return card("Gates", *parts)
+
+
+def results(view: RunView) -> Markup:
+    """The final metrics, all of them."""
+    return card("Final figures", facts((words(name), _plain(value, name)) for name, value in view.manifest.metrics.items()))
+
+
+def files(view: RunView) -> Markup:
+    """Artefacts with size and sha256, largest first."""
+    made = sorted(view.manifest.artefacts.items(), key=lambda item: (-item[1].bytes, item[0]))
+    rows = [[name, size(a.bytes), tag("span", a.sha256, klass="hash")] for name, a in made]
+    shown, rest = rows[:8], rows[8:]
+    columns = ["file", "size", "sha256"]
+    return card("Files", table(columns, shown), details(f"{len(rest)} more", table(columns, rest)) if rest else "")
+
+
+def decisions(view: RunView) -> Markup:
+    """What was decided on this machine, and why."""
+    m = view.manifest
+    rows = [[words(name), _plain(value), m.reasons.get(name, "")] for name, value in m.decisions.items()]
+    return card(
+        "Decided on this machine", table(["what", "value", "why"], rows), note="Probed once, recorded, and reused when the run is resumed."
+    )
+
+
+def lineage(view: RunView) -> Markup:
+    """The runs this one was made from, back to the first, and its input files."""
+    inputs = [[name, tag("span", digest, klass="hash")] for name, digest in view.manifest.inputs.items()]
+    parts: list[Any] = [_tree(view.manifest.parents, view.path, 0), table(["input file", "sha256"], inputs[:20])]
+    if len(inputs) > 20:
+        parts.append(details(f"{len(inputs) - 20:,} more", table(["input file", "sha256"], inputs[20:])))
+    return card("Lineage", *parts)
+
+
+def _tree(parents: dict[str, Any], home: Path, depth: int) -> Markup:
+    if not parents or depth > 6:
+        return Markup("")
+    items = []
+    for role, parent in parents.items():
+        path = Path(parent.path)
+        above, gone = Markup(""), False
+        try:
+            above = _tree(Run.open(path).manifest.parents, home, depth + 1)
+        except (RunError, OSError):
+            gone = True
+        label: Any = tag("code", parent.id)
+        if (path / "report.html").is_file():
+            label = tag("a", label, href=_relative(path / "report.html", home))
+        gone_note = tag("span", " (not there any more)", klass="role") if gone else ""
+        items.append(tag("li", join([tag("span", f"{role} ← {parent.stage} ", klass="role"), label, gone_note, above])))
+    return tag("ul", join(items), klass="tree")
+
+
+def _relative(target: Path, home: Path) -> str:
+    """A link that holds when the folder of runs is moved as a whole."""
+    return Path(os.path.relpath(target, home)).as_posix().replace("%", "%25").replace(" ", "%20").replace("#", "%23").replace("?", "%3F")
+
+
+def settings(view: RunView) -> Markup:
+    """The resolved config, and where it ran."""
+    m = view.manifest
+    command = tag("pre", "phiforge " + " ".join(m.command)) if m.command else ""
+    machine = facts([(words(k), _plain(v, k)) for k, v in m.hardware.items()])
+    versions = facts([*m.versions.items(), *([("commit", m.git_commit)] if m.git_commit else [])])
+    return card(
+        "How it was made",
+        command,
+        details("config: every value that was used", nested(view.config)) if view.config else "",
+        details("machine", machine),
+        details("versions", versions),
+    )
+
+
+def foot(view: RunView) -> Markup:
+    """Where this page came from."""
+    return tag(
+        "footer", join(["run ", tag("code", view.manifest.id), esc(" · drawn by phiforge from the run folder; this page loads nothing.")])
+    )
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
