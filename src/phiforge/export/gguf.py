@@ -267,7 +267,9 @@ def _stream(plan: Plan, files: TensorFiles, stream: IO[bytes]) -> str:
     return sink.result()
 
 
-def read_rows(files: TensorFiles, tensor: Planned, dims: Mapping[str, int], scratch: NDArray[np.uint8] | None = None) -> Iterator[NDArray[np.float32]]:
+def read_rows(
+    files: TensorFiles, tensor: Planned, dims: Mapping[str, int], scratch: NDArray[np.uint8] | None = None
+) -> Iterator[NDArray[np.float32]]:
     """The tensor as float32 in the order of the file, some rows at a time; a piece may be overwritten by the next."""
     if tensor.rule.how == "transpose":  # rows of the result are columns of the source: the whole matrix is needed
         whole = files.rows(tensor.source, 0, files.entries[tensor.source].shape[0])

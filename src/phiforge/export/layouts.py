@@ -120,7 +120,9 @@ _GPT2 = (
 
 def _need(config: Mapping[str, Any], name: str) -> Any:
     if config.get(name) is None:
-        raise ConfigError(f"config.json of a {config.get('model_type')} model has no {name}", fix="point at a folder written by save_pretrained")
+        raise ConfigError(
+            f"config.json of a {config.get('model_type')} model has no {name}", fix="point at a folder written by save_pretrained"
+        )
     return config[name]
 
 

@@ -270,5 +270,7 @@ class NativeModel:
 
 def _last_error() -> str:
     """The last of llama.cpp's messages that speaks of a failure, in one line."""
-    lines = [line.strip() for line in recent_log().splitlines() if re.search(r"error|fail|invalid|unknown|missing|unable", line, re.IGNORECASE)]
+    lines = [
+        line.strip() for line in recent_log().splitlines() if re.search(r"error|fail|invalid|unknown|missing|unable", line, re.IGNORECASE)
+    ]
     return lines[-1] if lines else "it gave no reason"

@@ -120,6 +120,12 @@ class LlamaCpp:
             data: dict[str, Any] = json.loads(response.read())
         return data
 
+    def get(self, route: str) -> dict[str, Any]:
+        """What the server tells about itself, over HTTP: `/v1/models`, `/props`, `/health`."""
+        with urllib.request.urlopen(self.base_url + route, timeout=60) as response:  # noqa: S310 - the address is our own server's
+            data: dict[str, Any] = json.loads(response.read())
+        return data
+
     # ---- inside
 
     def _server(self) -> Any:
@@ -131,7 +137,9 @@ class LlamaCpp:
         reply = _checked(getattr(self._server(), method)({**request, **_options(options)}))
         choice, usage = reply["choices"][0], reply.get("usage", {})
         text = choice.get("text") if "text" in choice else choice["message"].get("content")
-        return Completion(text or "", choice.get("finish_reason") or "", usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), reply)
+        return Completion(
+            text or "", choice.get("finish_reason") or "", usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), reply
+        )
 
     def _stream(self, method: str, request: dict[str, Any], options: dict[str, Any]) -> Iterator[str]:
         """The server calls back from its own loop; a thread turns that into an iterator that can be left at any time."""
@@ -230,7 +238,9 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"{host}:{port} can't be served: {error.strerror or error}", fix="choose another port, or port=0 for any free one") from None
+            raise ConfigError(
+                f"{host}:{port} can't be served: {error.strerror or error}", fix="choose another port, or port=0 for any free one"
+            ) from None
 
 
 def _reachable(address: str, host: str) -> str:
@@ -258,7 +268,9 @@ def _checked(reply: dict[str, Any]) -> dict[str, Any]:
 def serve_forever(server: LlamaCpp, wait: Callable[[], Any] | None = None) -> None:
     """Keep serving until Ctrl-C or SIGTERM, then close."""
     stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stop.set()) if threading.current_thread() is threading.main_thread() else None
+    before = (
+        signal.signal(signal.SIGTERM, lambda number, frame: stop.set()) if threading.current_thread() is threading.main_thread() else None
+    )
     try:
         (wait or stop.wait)()
     except KeyboardInterrupt:

@@ -73,7 +73,9 @@ def _tokens(path: Path, vocab: Mapping[str, int], added: list[dict[str, Any]], s
         names[token["id"]] = token["content"]
         kinds[token["id"]] = CONTROL if token.get("special") else USER_DEFINED
     if (top := max(names, default=-1)) >= size:
-        raise DataError(f"{path}: token id {top:,} has no row in an embedding of {size:,}", fix="take the tokenizer that the model was trained with")
+        raise DataError(
+            f"{path}: token id {top:,} has no row in an embedding of {size:,}", fix="take the tokenizer that the model was trained with"
+        )
     tokens = [names.get(index, f"[PAD{index}]") for index in range(size)]
     if len(set(tokens)) != size:
         raise DataError(f"{path}: two ids share one token")
@@ -101,7 +103,9 @@ def _normalizer(path: Path, normalizer: Mapping[str, Any] | None) -> str:
         return ""
     if normalizer.get("type") in ("NFC", "NFKC"):
         return str(normalizer["type"])
-    raise ConfigError(f"{path}: llama.cpp does not apply a {normalizer.get('type')} normalizer", fix="train with a tokenizer that does not normalize")
+    raise ConfigError(
+        f"{path}: llama.cpp does not apply a {normalizer.get('type')} normalizer", fix="train with a tokenizer that does not normalize"
+    )
 
 
 def _pre_tokenizer(path: Path, spec: Mapping[str, Any]) -> str:
