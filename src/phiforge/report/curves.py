@@ -17,22 +17,23 @@ class _Known:
     title: str
     unit: str
     names: tuple[tuple[str, str], ...]  # (name in metrics.jsonl, name in the legend)
+    noisy: bool = False
 
 
 _KNOWN = (
     _Known("Bits per byte", "held-out text", (("eval_bits_per_byte", "held-out text"),)),
-    _Known("Loss", "nats per token", (("loss", "training"), ("eval_loss", "held-out"))),
+    _Known("Loss", "nats per token", (("loss", "training"), ("eval_loss", "held-out")), noisy=True),
     _Known("Next token right", "fraction", (("eval_accuracy", "held-out"),)),
     _Known("Learning rate", "", (("learning_rate", "learning rate"),)),
-    _Known("Gradient norm", "before clipping", (("grad_norm", "gradient norm"),)),
-    _Known("Speed", "tokens per second", (("tokens_per_second", "speed"),)),
+    _Known("Gradient norm", "before clipping", (("grad_norm", "gradient norm"),), noisy=True),
+    _Known("Speed", "tokens per second", (("tokens_per_second", "speed"),), noisy=True),
 )
 _AXES = {"step", "tokens", "seconds", "epoch", "time"}
 # said already by another curve, or a matter of the run and not of learning
 _DULL = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "total_flos", "train_runtime", "train_loss", "eval_perplexity"}
 
 
-def series_of(metrics: list[dict[str, Any]], name: str, label: str) -> Series | None:
+def series_of(metrics: list[dict[str, Any]], name: str, label: str, *, noisy: bool = False) -> Series | None:
     """The points of one name over steps; None when there are fewer than two."""
     x, y, error = [], [], []
     for line in metrics:
@@ -43,14 +44,14 @@ def series_of(metrics: list[dict[str, Any]], name: str, label: str) -> Series | 
             error.append(number_of(line.get(f"{name}_standard_error")))
     if len(set(x)) < 2:
         return None
-    return Series(label, x, y, error)
+    return Series(label, x, y, error, noisy)
 
 
 def charts(view: RunView) -> tuple[list[Chart], list[Chart]]:
     """The charts that everyone looks for, and the rest."""
     known, used = [], set(_AXES | _DULL)
     for chart in _KNOWN:
-        series = [made for name, label in chart.names if (made := series_of(view.metrics, name, label))]
+        series = [made for name, label in chart.names if (made := series_of(view.metrics, name, label, noisy=chart.noisy))]
         used |= {name for name, _ in chart.names}
         if series:
             levels = _levels(view) if chart.title == "Bits per byte" else ()

@@ -75,4 +75,4 @@ def when(stamp: Any) -> str:
 
 def words(name: str) -> str:
     """A key as words: `eval_bits_per_byte` -> `eval bits per byte`."""
-    return name.replace("_", " ").replace(".", " · ").strip()
+    return name.replace("_", " ").strip()

@@ -13,6 +13,9 @@ from phiforge.report.style import CSS
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
+_SHORT = 16  # characters of a table cell that are kept on one line
+
+
 class Markup(str):
     """Text that is HTML already."""
 
@@ -69,7 +72,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
 
     def cell(name: str, value: Any, i: int) -> Markup:
         shown = value if isinstance(value, str) else number(value)
-        return tag(name, shown, klass="n") if numeric[i] else tag(name, shown)
+        short = len(shown) <= _SHORT and not isinstance(value, Markup)
+        return tag(name, shown, klass="n" if numeric[i] else "s") if numeric[i] or short else tag(name, shown)
 
     head = tag("thead", tag("tr", join(cell("th", str(column), i) for i, column in enumerate(columns)))) if any(columns) else Markup("")
     body = tag("tbody", join(tag("tr", join(cell("td", value, i) for i, value in enumerate(row))) for row in rows))

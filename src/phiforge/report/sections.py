@@ -47,7 +47,7 @@ def figures(view: RunView) -> Markup:
     for name, label in (("tokens", "tokens seen"), ("steps", "steps"), ("documents", "documents"), ("vocab_size", "vocabulary")):
         value = number_of(metrics.get(name))
         if value is not None:
-            found.append((label, count(int(value)), ""))
+            found.append((label, number(int(value)) if value < 1e5 else count(int(value)), ""))
     return tiles(found)
 
 
@@ -64,7 +64,7 @@ def _size_tiles(view: RunView) -> list[tuple[str, str, str]]:
 def _score_tiles(view: RunView) -> list[tuple[str, str, str]]:
     metrics = view.manifest.metrics
     meaning = {
-        "eval_bits_per_byte": ("bits per byte", ".3f", "of held-out text; 8 = nothing learned"),
+        "eval_bits_per_byte": ("bits per byte", ".3f", "8 = nothing learned"),
         "eval_perplexity": ("perplexity", ".4g", "per token"),
         "eval_accuracy": ("next token right", ".1%", "first guess"),
     }
@@ -136,21 +136,24 @@ def samples(view: RunView) -> Markup:
         return Markup("")
     most = min(_MOST_SAMPLES, len(steps))
     shown = {steps[round(i * (len(steps) - 1) / max(1, most - 1))] for i in range(most)}
-    blocks = {step: join(_sample(line, step == steps[-1]) for line in view.samples if line.get("step") == step) for step in steps}
+    blocks = {step: _said(step, [line for line in view.samples if line.get("step") == step], step == steps[-1]) for step in steps}
     hidden = [blocks[step] for step in steps if step not in shown]
     return card(
         "In its own words",
-        join(blocks[step] for step in steps if step in shown),
-        details(f"{len(hidden)} more steps", *hidden) if hidden else "",
+        tag("div", join(blocks[step] for step in steps if step in shown), klass="samples"),
+        details(f"{len(hidden)} more steps", tag("div", join(hidden), klass="samples")) if hidden else "",
         note="Text the model wrote as it learned; the prompt is grey.",
     )
 
 
-def _sample(line: dict[str, Any], latest: bool) -> Markup:
-    prompt = line.get("prompt")
-    words_ = join([tag("b", prompt) if isinstance(prompt, str) and prompt else "", line["text"]])
-    at = tag("div", f"step {number(line.get('step'))}", klass="at")
-    return tag("div", join([at, tag("pre", words_)]), klass="sample last" if latest else "sample")
+def _said(step: Any, lines: list[dict[str, Any]], latest: bool) -> Markup:
+    """All that was said at one step."""
+    texts = []
+    for line in lines:
+        prompt = line.get("prompt")
+        texts.append(tag("pre", join([tag("b", prompt) if isinstance(prompt, str) and prompt else "", line["text"]])))
+    at = tag("div", f"step {number(step)}" + (", the last" if latest else ""), klass="at")
+    return tag("div", join([at, *texts]), klass="sample last" if latest else "sample")
 
 
 def data(view: RunView) -> Markup:

@@ -46,18 +46,22 @@ svg text{font-family:inherit}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th{color:var(--muted);font-weight:600;font-size:.82rem;text-align:left;white-space:nowrap}
 th,td{padding:.38rem .8rem .38rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-tr:last-child td{border-bottom:0}td{max-width:34rem;overflow-wrap:break-word}th.n,td.n{text-align:right;white-space:nowrap}
+td.s{white-space:nowrap}tr:last-child td{border-bottom:0}td{min-width:4rem}td:first-child{min-width:8rem}
+td{max-width:34rem;overflow-wrap:break-word}
+th.n,td.n{text-align:right;white-space:nowrap}
 code,.hash{font-family:var(--mono);font-size:.86em}
 .hash{color:var(--muted);overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:minmax(7rem,max-content) minmax(0,1fr);gap:.28rem 1.1rem;margin:0;font-size:.92rem}
 dt{color:var(--muted)}dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
-.bars{display:grid;gap:.55rem;margin:.2rem 0 .3rem}
-.bar{display:grid;grid-template-columns:minmax(6.5rem,13rem) 1fr minmax(4rem,auto);gap:.8rem;align-items:center;font-size:.93rem}
+.bars{display:grid;grid-template-columns:minmax(6.5rem,max-content) minmax(0,1fr) max-content;gap:.55rem 1rem;align-items:center;
+margin:.2rem 0 1rem}
+.bar{display:contents;font-size:.93rem}
 .track{height:.85rem;background:var(--soft);border-radius:.5rem;overflow:hidden}
 .fill{display:block;height:100%;background:var(--muted);opacity:.55;border-radius:.5rem}
 .bar.strong{font-weight:650}.bar.strong .fill{background:var(--c1);opacity:1}
 .bar .v{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .sample{border-left:3px solid var(--line);padding:.1rem 0 .1rem .9rem;margin:0 0 1rem}
+.samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr));gap:0 1.6rem}
 .sample .at{color:var(--muted);font-size:.82rem;font-variant-numeric:tabular-nums}
 .sample pre{margin:.15rem 0 0}
 .sample pre b{font-weight:400;color:var(--muted)}
@@ -70,7 +74,8 @@ ul.tree ul{list-style:none;padding-left:1.1rem;border-left:1px solid var(--line)
 ul.tree li{margin:.25rem 0;overflow-wrap:anywhere}.role{color:var(--muted)}
 a{color:var(--c1)}
 footer{color:var(--muted);font-size:.84rem;margin-top:1.6rem}
-@media(max-width:520px){.card{padding:.9rem .9rem}.bar{grid-template-columns:1fr auto}.bar .track{grid-column:1/-1;grid-row:2}
+@media(max-width:520px){.card{padding:.9rem .9rem}.bars{grid-template-columns:1fr}
+.bar{display:grid;grid-template-columns:1fr auto;gap:.15rem .8rem}.bar .track{grid-column:1/-1;grid-row:2}
 dl{grid-template-columns:minmax(5rem,40%) minmax(0,1fr)}}
 @media print{body{background:#fff}.card,.tile{break-inside:avoid}}
 """.strip().replace("\n", "")

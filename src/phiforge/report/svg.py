@@ -27,12 +27,14 @@ _MOST_POINTS = 600
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart. `error` (standard errors) draws a band of two of them to each side."""
+    """One line of a chart. `error` (standard errors) draws a band of two of them to each side; a `noisy` line of many points
+    is drawn faint, with its moving average over it."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float | None] | None = None
+    noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def draw(chart: Chart) -> Markup:
     from matplotlib.figure import Figure
 
     salt = hashlib.sha256(repr(chart).encode()).hexdigest()[:8]
-    style: dict[str, Any] = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "path.simplify": True,
@@ -93,21 +95,22 @@ def _line(axes: Any, series: Series, colour: str) -> None:
     if series.error is not None and any(series.error):
         error = np.array([e or 0.0 for e in series.error], float)
         axes.fill_between(x, y - 2 * error, y + 2 * error, color=colour, alpha=0.15, linewidth=0)
-    if len(x) > 60:
-        faint_x, faint_y = _thin(x, y)
-        axes.plot(faint_x, faint_y, color=colour, alpha=0.28, linewidth=0.8)
-        x, y = _thin(x, _smooth(y))
+    if series.noisy and len(x) > 60:
+        axes.plot(*_thin(x, y), color=colour, alpha=0.28, linewidth=0.8)
+        step = max(1, len(x) // _MOST_POINTS)
+        x, y = x[::step], _smooth(y)[::step]
+    x, y = _thin(x, y)
     marker = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
     axes.plot(x, y, color=colour, linewidth=1.7, solid_capstyle="round", label=series.name, **marker)
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
-    """Centred moving average over about a fortieth of the line; narrower at the ends, so that nothing is invented there."""
-    half = max(1, len(y) // 80)
+    """Moving average over about a twentieth of the line, of what there is on either side."""
+    half = max(2, len(y) // 40)
     sums = np.concatenate(([0.0], np.cumsum(y)))
     at = np.arange(len(y))
-    reach = np.minimum(half, np.minimum(at, len(y) - 1 - at))
-    return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(y))
+    return (sums[high] - sums[low]) / (high - low)
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
