@@ -1,0 +1,359 @@
+/* One call reads N new tokens of B rows through a whole starcoder2 or llama model: embedding, layers, cache, logits.
+ *
+ * At widths of a few hundred a token's matrix products take microseconds, and calling a framework once per operation costs as much as the
+ * operations themselves; here nothing stands between them. Compiled by `native.py` for the processor it runs on (GCC or Clang vector
+ * extensions, no intrinsics, no dependency); `stock.py` is the same computation in torch and the fallback, `reference.py` what both are held to.
+ *
+ * Weights come packed in panels: columns in groups of PANEL, each group (K, PANEL) contiguous, so a product streams them in order.
+ * Keys are cached transposed (head_dim, capacity): scores of neighbouring places are neighbours in a vector. All floats are fp32.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__) /* 32 vector registers: tiles of 8 rows; with 16 registers they would spill */
+#define WIDE_TILES 1
+#else
+#define WIDE_TILES 0
+#endif
+#define PANEL (2 * LANES)
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+
+static inline vec load(const float *p) { return *(const loose *)p; }
+static inline void store(float *p, vec v) { *(loose *)p = v; }
+static inline vec splat(float x) { return (vec){0} + x; }
+static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
+static inline vec larger(vec a, vec b) { return pick(a > b, a, b); }
+
+static inline float total(vec v) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+}
+
+/* e^x to about 1 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7. x is held to [-87.3, 88.3], so the result is never 0. */
+static inline vec exponential(vec x) {
+    const vec round = splat(12582912.0f); /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    x = pick(x < splat(-87.3f), splat(-87.3f), x);
+    x = pick(x > splat(88.3f), splat(88.3f), x);
+    vec t = x * splat(1.44269504f) + round;
+    vec n = t - round;
+    vec r = x - n * splat(0.693359375f);
+    r = r - n * splat(-2.12194440e-4f);
+    vec p = splat(1.9841270e-4f);
+    p = p * r + splat(1.3888889e-3f);
+    p = p * r + splat(8.3333333e-3f);
+    p = p * r + splat(4.1666667e-2f);
+    p = p * r + splat(1.6666667e-1f);
+    p = p * r + splat(0.5f);
+    p = p * r + splat(1.0f);
+    p = p * r + splat(1.0f);
+    ivec bits = ((ivec)t - (ivec)round + 127) << 23;
+    return p * (vec)bits;
+}
+
+static inline vec gelu_tanh(vec x) { /* x/2 (1 + tanh u) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3) */
+    vec u = splat(-1.5957691216f) * (x + splat(0.044715f) * x * x * x);
+    return x / (splat(1.0f) + exponential(u));
+}
+
+static inline vec silu(vec x) { return x / (splat(1.0f) + exponential(-x)); }
+
+/* ---- products: Y (M, N) = X (M, K) W + bias, then as `finish` says -------------------------------------------------------------- */
+
+enum { PLAIN, GELU, ADD }; /* ADD: Y += */
+
+static inline void put(float *y, vec v, int columns, int finish) {
+    float edge[LANES];
+    if (columns <= 0) return;
+    if (finish == GELU) v = gelu_tanh(v);
+    if (columns >= LANES) {
+        store(y, finish == ADD ? load(y) + v : v);
+        return;
+    }
+    memcpy(edge, &v, sizeof edge);
+    for (int i = 0; i < columns; i++) y[i] = finish == ADD ? y[i] + edge[i] : edge[i];
+}
+
+#define TILE_OF(ROWS, EACH)                                                                                                    \
+    static void tile##ROWS(int K, const float *x, int ldx, const float *w, vec b0, vec b1, float *y, int ldy, int columns, int finish) { \
+        EACH(TILE_BEGIN)                                                                                                       \
+        for (int k = 0; k < K; k++, w += PANEL) {                                                                              \
+            vec w0 = load(w), w1 = load(w + LANES);                                                                            \
+            EACH(TILE_STEP)                                                                                                    \
+        }                                                                                                                      \
+        EACH(TILE_END)                                                                                                         \
+    }
+#define TILE_BEGIN(i) const float *x##i = x + (int64_t)i * ldx; vec a##i = b0, c##i = b1;
+#define TILE_STEP(i) a##i += w0 * x##i[k]; c##i += w1 * x##i[k];
+#define TILE_END(i) put(y + (int64_t)i * ldy, a##i, columns, finish); put(y + (int64_t)i * ldy + LANES, c##i, columns - LANES, finish);
+#define EACH4(F) F(0) F(1) F(2) F(3)
+#define EACH8(F) EACH4(F) F(4) F(5) F(6) F(7)
+#if WIDE_TILES
+TILE_OF(8, EACH8)
+#endif
+TILE_OF(4, EACH4)
+
+static void tile1(int K, const float *x, const float *w, vec b0, vec b1, float *y, int columns, int finish) {
+    vec a = b0, c = b1, a1 = {0}, c1 = {0}, a2 = {0}, c2 = {0}, a3 = {0}, c3 = {0}; /* four chains hide the latency of one */
+    int k = 0;
+    for (; k + 4 <= K; k += 4, w += 4 * PANEL) {
+        a += load(w) * x[k], c += load(w + LANES) * x[k];
+        a1 += load(w + PANEL) * x[k + 1], c1 += load(w + PANEL + LANES) * x[k + 1];
+        a2 += load(w + 2 * PANEL) * x[k + 2], c2 += load(w + 2 * PANEL + LANES) * x[k + 2];
+        a3 += load(w + 3 * PANEL) * x[k + 3], c3 += load(w + 3 * PANEL + LANES) * x[k + 3];
+    }
+    for (; k < K; k++, w += PANEL) a += load(w) * x[k], c += load(w + LANES) * x[k];
+    put(y, a + a1 + (a2 + a3), columns, finish);
+    put(y + LANES, c + c1 + (c2 + c3), columns - LANES, finish);
+}
+
+/* `bias` is padded to whole panels, or NULL. Rows go in blocks so that a block of X stays in the cache while every panel passes over it. */
+void phiforge_product(int M, int N, int K, const float *x, int ldx, const float *w, const float *bias, float *y, int ldy, int finish) {
+    const int block = 128;
+    for (int top = 0; top < M; top += block) {
+        int bottom = top + block < M ? top + block : M;
+        const float *panel = w;
+        for (int n = 0; n < N; n += PANEL, panel += (int64_t)K * PANEL) {
+            vec b0 = bias ? load(bias + n) : (vec){0}, b1 = bias ? load(bias + n + LANES) : (vec){0};
+            int m = top;
+#if WIDE_TILES
+            for (; m + 8 <= bottom; m += 8)
+                tile8(K, x + (int64_t)m * ldx, ldx, panel, b0, b1, y + (int64_t)m * ldy + n, ldy, N - n, finish);
+#endif
+            for (; m + 4 <= bottom; m += 4)
+                tile4(K, x + (int64_t)m * ldx, ldx, panel, b0, b1, y + (int64_t)m * ldy + n, ldy, N - n, finish);
+            for (; m < bottom; m++) tile1(K, x + (int64_t)m * ldx, panel, b0, b1, y + (int64_t)m * ldy + n, N - n, finish);
+        }
+    }
+}
+
+/* ---- the model -------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const float *norm1, *norm1_bias, *qkv, *qkv_bias, *out, *out_bias, *norm2, *norm2_bias, *up, *up_bias, *down, *down_bias;
+} Layer;
+
+typedef struct {
+    int64_t llama, layers, width, heads, kv_heads, head_dim, mlp, vocab;
+    double epsilon;
+    const float *embedding;        /* (vocab, width) */
+    const float *first;            /* (vocab, qkv width): the first layer's q, k, v of every token, or NULL */
+    const float *cosine, *sine;    /* (context, head_dim / 2) */
+    const float *norm, *norm_bias; /* the last norm */
+    const float *head, *head_bias;
+    const Layer *layer;
+} Model;
+
+int phiforge_panel(void) { return PANEL; }
+int phiforge_lanes(void) { return LANES; }
+
+static int rounded(int n) { return (n + LANES - 1) / LANES * LANES; }
+
+static void normalize(const Model *m, int rows, const float *x, const float *weight, const float *bias, float *y) {
+    int D = (int)m->width, whole = D / LANES * LANES;
+    for (int r = 0; r < rows; r++, x += D, y += D) {
+        float mean = 0, square;
+        vec sum = {0};
+        if (!m->llama) {
+            for (int i = 0; i < whole; i += LANES) sum += load(x + i);
+            mean = total(sum);
+            for (int i = whole; i < D; i++) mean += x[i];
+            mean /= (float)D;
+        }
+        sum = (vec){0};
+        for (int i = 0; i < whole; i += LANES) {
+            vec d = load(x + i) - splat(mean);
+            sum += d * d;
+        }
+        square = total(sum);
+        for (int i = whole; i < D; i++) square += (x[i] - mean) * (x[i] - mean);
+        float scale = 1.0f / sqrtf(square / (float)D + (float)m->epsilon);
+        for (int i = 0; i < whole; i += LANES) {
+            vec v = (load(x + i) - splat(mean)) * splat(scale) * load(weight + i);
+            store(y + i, bias ? v + load(bias + i) : v);
+        }
+        for (int i = whole; i < D; i++) y[i] = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0.0f);
+    }
+}
+
+/* RoPE on one head in place: pairs (i, i + d/2). */
+static void turn(float *x, const float *cosine, const float *sine, int half) {
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+/* Attention of one query head over places [begin, end) of one row: keys (d, capacity), values (capacity, padded d). q is already scaled. */
+static void attend(const float *q, int d, const float *keys, const float *values, int capacity, int begin, int end, float *score, float *out) {
+    int low = begin / LANES * LANES, high = rounded(end), padded = rounded(d), t = low;
+    for (; t + 4 * LANES <= high; t += 4 * LANES) {
+        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        const float *k = keys + t;
+        for (int i = 0; i < d; i++, k += capacity) {
+            s0 += load(k) * q[i], s1 += load(k + LANES) * q[i];
+            s2 += load(k + 2 * LANES) * q[i], s3 += load(k + 3 * LANES) * q[i];
+        }
+        store(score + t, s0), store(score + t + LANES, s1), store(score + t + 2 * LANES, s2), store(score + t + 3 * LANES, s3);
+    }
+    for (; t < high; t += LANES) {
+        vec s0 = {0}, s1 = {0};
+        const float *k = keys + t;
+        int i = 0;
+        for (; i + 2 <= d; i += 2, k += 2 * (int64_t)capacity) s0 += load(k) * q[i], s1 += load(k + capacity) * q[i + 1];
+        for (; i < d; i++) s0 += load(k) * q[i];
+        store(score + t, s0 + s1);
+    }
+    for (t = low; t < begin; t++) score[t] = -INFINITY;
+    for (t = end; t < high; t++) score[t] = -INFINITY;
+
+    vec top = load(score + low), sum = {0};
+    for (t = low + LANES; t < high; t += LANES) top = larger(load(score + t), top);
+    float most = top[0];
+    for (int i = 1; i < LANES; i++) most = top[i] > most ? top[i] : most;
+    for (t = low; t < high; t += LANES) {
+        vec p = exponential(load(score + t) - splat(most));
+        store(score + t, p);
+    }
+    for (t = low; t < begin; t++) score[t] = 0; /* exponential() has a floor above 0 */
+    for (t = end; t < high; t++) score[t] = 0;
+    for (t = low; t < high; t += LANES) sum += load(score + t);
+    float scale = 1.0f / total(sum);
+
+    for (int i = 0; i < padded; i += PANEL) {
+        int two = i + LANES < padded;
+        vec a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0}, c0 = {0}, c1 = {0}, c2 = {0}, c3 = {0};
+        const float *v = values + (int64_t)begin * padded + i;
+        t = begin;
+        if (two) {
+            for (; t + 4 <= end; t += 4, v += 4 * padded) {
+                a0 += load(v) * score[t], c0 += load(v + LANES) * score[t];
+                a1 += load(v + padded) * score[t + 1], c1 += load(v + padded + LANES) * score[t + 1];
+                a2 += load(v + 2 * padded) * score[t + 2], c2 += load(v + 2 * padded + LANES) * score[t + 2];
+                a3 += load(v + 3 * padded) * score[t + 3], c3 += load(v + 3 * padded + LANES) * score[t + 3];
+            }
+            for (; t < end; t++, v += padded) a0 += load(v) * score[t], c0 += load(v + LANES) * score[t];
+        } else {
+            for (; t + 4 <= end; t += 4, v += 4 * padded) {
+                a0 += load(v) * score[t], a1 += load(v + padded) * score[t + 1];
+                a2 += load(v + 2 * padded) * score[t + 2], a3 += load(v + 3 * padded) * score[t + 3];
+            }
+            for (; t < end; t++, v += padded) a0 += load(v) * score[t];
+        }
+        put(out + i, ((a0 + a1) + (a2 + a3)) * splat(scale), d - i, PLAIN);
+        if (two) put(out + i + LANES, ((c0 + c1) + (c2 + c3)) * splat(scale), d - i - LANES, PLAIN);
+    }
+}
+
+/* The new places' keys and values into the cache, rotated; their queries rotated in place. qkv is (rows * count, width of q, k and v). */
+static void remember(const Model *m, float *qkv, int rows, int count, int begin, int capacity, float *keys, float *values) {
+    int d = (int)m->head_dim, H = (int)m->heads, G = (int)m->kv_heads, wide = (H + 2 * G) * d, padded = rounded(d), half = d / 2;
+    for (int r = 0; r < rows; r++) {
+        for (int n = 0; n < count; n++) {
+            int place = begin + n;
+            float *x = qkv + ((int64_t)r * count + n) * wide;
+            const float *cosine = m->cosine + (int64_t)place * half, *sine = m->sine + (int64_t)place * half;
+            for (int h = 0; h < H + G; h++) turn(x + h * d, cosine, sine, half);
+            for (int g = 0; g < G; g++) {
+                float *k = keys + ((int64_t)r * G + g) * d * capacity + place;
+                for (int i = 0; i < d; i++) k[(int64_t)i * capacity] = x[(H + g) * d + i];
+                memcpy(values + (((int64_t)r * G + g) * capacity + place) * padded, x + (H + G + g) * d, (size_t)d * sizeof(float));
+            }
+        }
+    }
+}
+
+/* Read `count` new tokens of `rows` rows; ids (rows, count); `begin` places are in the cache already.
+ * keys (layers, all_rows, kv, head_dim, capacity) and values (layers, all_rows, kv, capacity, padded head_dim) point at this call's first row;
+ * capacity is a multiple of LANES. pads: unused places before each row. want: whether logits (rows, vocab) after the last token are needed.
+ * work: rows * count * (2 width + (heads + 2 kv) d + heads d + (1 or 2) mlp) + capacity floats. */
+void phiforge_read(const Model *m, const int64_t *ids, const int64_t *pads, int rows, int all_rows, int count, int begin, int capacity,
+                   float *keys, float *values, float *work, float *logits, int want) {
+    int D = (int)m->width, d = (int)m->head_dim, H = (int)m->heads, G = (int)m->kv_heads, F = (int)m->mlp;
+    int wide = (H + 2 * G) * d, M = rows * count, inner_width = m->llama ? 2 * F : F;
+    float *hidden = work, *normed = hidden + (int64_t)M * D, *qkv = normed + (int64_t)M * D;
+    float *attended = qkv + (int64_t)M * wide, *inner = attended + (int64_t)M * H * d, *score = inner + (int64_t)M * inner_width;
+
+    for (int r = 0; r < M; r++) memcpy(hidden + (int64_t)r * D, m->embedding + ids[r] * D, (size_t)D * sizeof(float));
+    for (int l = 0; l < m->layers; l++) {
+        const Layer *w = m->layer + l;
+        float *k = keys + (int64_t)l * all_rows * G * d * capacity;
+        float *v = values + (int64_t)l * all_rows * G * capacity * rounded(d);
+        if (l == 0 && m->first) {
+            for (int r = 0; r < M; r++) memcpy(qkv + (int64_t)r * wide, m->first + ids[r] * wide, (size_t)wide * sizeof(float));
+        } else {
+            normalize(m, M, hidden, w->norm1, w->norm1_bias, normed);
+            phiforge_product(M, wide, D, normed, D, w->qkv, w->qkv_bias, qkv, wide, PLAIN);
+        }
+        remember(m, qkv, rows, count, begin, capacity, k, v);
+        int last = l == m->layers - 1, from = last ? count - 1 : 0; /* only the newest place of a row matters after the last attention */
+        if (last && !want) return;
+        for (int r = 0; r < rows; r++) {
+            for (int n = from; n < count; n++) {
+                const float *q = qkv + ((int64_t)r * count + n) * wide;
+                float *out = attended + (last ? (int64_t)r : (int64_t)r * count + n) * H * d;
+                if (begin + n < pads[r]) {
+                    memset(out, 0, (size_t)(H * d) * sizeof(float));
+                    continue;
+                }
+                for (int h = 0; h < H; h++) {
+                    int64_t g = (int64_t)r * G + h / (H / G);
+                    attend(q + h * d, d, k + g * d * capacity, v + g * capacity * rounded(d), capacity, (int)pads[r], begin + n + 1, score,
+                           out + h * d);
+                }
+            }
+        }
+        if (last && count > 1) {
+            for (int r = 0; r < rows; r++)
+                memmove(hidden + (int64_t)r * D, hidden + ((int64_t)r * count + count - 1) * D, (size_t)D * sizeof(float));
+        }
+        if (last) M = rows;
+        phiforge_product(M, D, H * d, attended, H * d, w->out, w->out_bias, hidden, D, ADD);
+        normalize(m, M, hidden, w->norm2, w->norm2_bias, normed);
+        phiforge_product(M, inner_width, D, normed, D, w->up, w->up_bias, inner, inner_width, m->llama ? PLAIN : GELU);
+        if (m->llama) {
+            for (int r = 0; r < M; r++) {
+                float *gate = inner + (int64_t)r * inner_width, *up = gate + F;
+                int i = 0;
+                for (; i + LANES <= F; i += LANES) store(gate + i, silu(load(gate + i)) * load(up + i));
+                for (; i < F; i++) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+            }
+        }
+        phiforge_product(M, D, F, inner, inner_width, w->down, w->down_bias, hidden, D, ADD);
+    }
+    normalize(m, M, hidden, m->norm, m->norm_bias, normed);
+    phiforge_product(M, (int)m->vocab, D, normed, D, m->head, m->head_bias, logits, (int)m->vocab, PLAIN);
+}
+
+/* The first index of the largest value of each row; a row of NaN gives 0. */
+void phiforge_best(const float *logits, int rows, int vocab, int64_t *best) {
+    for (int r = 0; r < rows; r++, logits += vocab) {
+        float most = -INFINITY;
+        int i = 0;
+        if (vocab >= LANES) {
+            vec top = load(logits);
+            for (; i + LANES <= vocab; i += LANES) top = larger(load(logits + i), top);
+            for (int j = 0; j < LANES; j++) most = top[j] > most ? top[j] : most;
+        }
+        for (; i < vocab; i++) most = logits[i] > most ? logits[i] : most;
+        best[r] = 0;
+        for (i = 0; i < vocab; i++) {
+            if (logits[i] == most) {
+                best[r] = i;
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+"""The fast path in C (`native.c`) for stock layouts on a CPU, fp32, where the machine has a compiler; `stock.py` is the fallback.
+
+At the sizes this project trains (widths of 128 to 512) torch spends as long on calling an operation as on doing it; one call a token for the
+whole model is what makes sampling several times faster. Rows are shared out over torch's number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phiforge.generate.compiler import Unavailable, load
+from phiforge.generate.decoder import pad_left
+from phiforge.generate.stock import Layer, StockShape, prepare_layer, rope_table, side_by_side
+
+# Beyond this, decoding is bound by memory, where torch's threads do as well without a packed copy of the weights.
+MOST_PARAMETERS = 100_000_000
+FIRST_LAYER_TABLE_BYTES = 64 << 20
+_PREFILL_ROWS = 4096  # tokens read in one call at most: bounds the working memory
+_ROWS_A_THREAD = 8
+
+
+class _CLayer(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in (
+            "norm1", "norm1_bias", "qkv", "qkv_bias", "out", "out_bias", "norm2", "norm2_bias", "up", "up_bias", "down", "down_bias",
+        )
+    ]  # fmt: skip
+
+
+class _CModel(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("llama", "layers", "width", "heads", "kv_heads", "head_dim", "mlp", "vocab")),
+        ("epsilon", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("embedding", "first", "cosine", "sine", "norm", "norm_bias", "head", "head_bias")),
+        ("layer", ctypes.POINTER(_CLayer)),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | str:
+    """The compiled library, checked against torch on one product; or why there is none."""
+    try:
+        made = load(Path(__file__).with_name("native.c"))
+    except Unavailable as error:
+        return str(error)
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    made.phiforge_product.argtypes = [integer] * 3 + [pointer, integer, pointer, pointer, pointer, integer, integer]
+    made.phiforge_product.restype = None
+    made.phiforge_read.argtypes = [pointer] * 3 + [integer] * 5 + [pointer] * 4 + [integer]
+    made.phiforge_read.restype = None
+    made.phiforge_best.argtypes = [pointer, integer, integer, pointer]
+    made.phiforge_best.restype = None
+    x, weight = torch.linspace(-1, 1, 13 * 37).view(13, 37), torch.linspace(-2, 1, 37 * 41).view(37, 41)
+    if not torch.allclose(product(made, x, weight, None), x @ weight, atol=1e-3):
+        return "the compiled product does not agree with torch on this machine"
+    return made
+
+
+def pack(weight: Tensor, panel: int) -> Tensor:
+    """A weight (K, N) in panels (N / panel, K, panel), columns filled up with zeros."""
+    inputs, outputs = weight.shape
+    whole = torch.nn.functional.pad(weight, (0, -outputs % panel))
+    return whole.view(inputs, -1, panel).transpose(0, 1).contiguous()
+
+
+def fill_up(bias: Tensor | None, panel: int) -> Tensor | None:
+    """A bias filled up with zeros to whole panels."""
+    return None if bias is None else torch.nn.functional.pad(bias, (0, -len(bias) % panel)).contiguous()
+
+
+def product(made: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (M, K) times weight (K, N) plus bias through the compiled kernel."""
+    panel = made.phiforge_panel()
+    packed, filled = pack(weight, panel), fill_up(bias, panel)
+    x = x.contiguous()
+    out = torch.empty(x.shape[0], weight.shape[1])
+    made.phiforge_product(
+        *(x.shape[0], weight.shape[1], x.shape[1], x.data_ptr(), x.shape[1], packed.data_ptr()),
+        *(None if filled is None else filled.data_ptr(), out.data_ptr(), weight.shape[1], 0),
+    )
+    return out
+
+
+class NativeDecoder:
+    """The C path. Holds a packed fp32 copy of the weights."""
+
+    name = "native"
+    ragged = True
+
+    @staticmethod
+    def problem(model: nn.Module, dtype: torch.dtype = torch.float32) -> str | None:
+        """Why this path can't (or shouldn't) run the model here; None when it can."""
+        if dtype != torch.float32:
+            return f"it computes in float32, not {dtype}"
+        device = next(model.parameters()).device
+        if device.type != "cpu":
+            return f"it runs on the CPU and the model is on {device}"
+        size = sum(parameter.numel() for parameter in model.parameters())
+        if size > MOST_PARAMETERS:
+            return f"{size:,} parameters are more than the {MOST_PARAMETERS:,} up to which it pays"
+        made = library()
+        return made if isinstance(made, str) else None
+
+    def __init__(self, model: nn.Module, shape: StockShape) -> None:
+        made = library()
+        if isinstance(made, str):
+            raise Unavailable(made)
+        self.library, self.model, self.shape = made, model, shape
+        self.vocab_size, self.context_length = shape.vocab_size, shape.context_length
+        self.qkv_width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+        self.panel, self.lanes = made.phiforge_panel(), made.phiforge_lanes()
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Pack the model's weights as they are now."""
+        model, shape = self.model, self.shape
+        assert isinstance(model.model, nn.Module) and isinstance(model.lm_head, nn.Linear)
+        base: Any = model.model
+        self._alive: list[Tensor] = []  # what the C structures point at
+        layers = [prepare_layer(block, shape, torch.float32, paired=False) for block in base.layers[: shape.layers]]
+        self._layers = (_CLayer * shape.layers)(*(self._c_layer(layer) for layer in layers))
+        head, head_bias = side_by_side((model.lm_head, None, 1.0), dtype=torch.float32)
+        rotation = rope_table(model, shape.context_length)
+        embedding = base.embed_tokens.weight.detach().float().clone()
+        self._c_model = _CModel(
+            int(shape.family == "llama"), shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_dim, shape.mlp, shape.vocab_size,
+            shape.epsilon, self._keep(embedding), self._first_table(layers[0], embedding, base.layers[0].input_layernorm),
+            self._keep(rotation.real.contiguous()), self._keep(rotation.imag.contiguous()),
+            self._keep(base.norm.weight.detach().float().clone()), self._keep(_copy(getattr(base.norm, "bias", None))),
+            self._keep(pack(head, self.panel)), self._keep(fill_up(head_bias, self.panel)), self._layers,
+        )  # fmt: skip
+
+    def _keep(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        self._alive.append(tensor)
+        return tensor.data_ptr()
+
+    def _c_layer(self, layer: Layer) -> _CLayer:
+        matrices = {name: self._keep(pack(getattr(layer, name), self.panel)) for name in ("qkv", "out", "up", "down")}
+        biases = {f"{name}_bias": self._keep(fill_up(getattr(layer, f"{name}_bias"), self.panel)) for name in ("qkv", "out", "up", "down")}
+        norms = {name: self._keep(getattr(layer, name)) for name in ("norm1", "norm1_bias", "norm2", "norm2_bias")}
+        return _CLayer(**matrices, **biases, **norms)
+
+    def _first_table(self, layer: Layer, embedding: Tensor, norm: nn.Module) -> int | None:
+        """The first layer's q, k and v depend on the token alone: for a small vocabulary they are looked up."""
+        if self.shape.vocab_size * self.qkv_width * 4 > FIRST_LAYER_TABLE_BYTES:
+            return None
+        return self._keep(product(self.library, norm(embedding), layer.qkv, layer.qkv_bias))
+
+    def start(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[NativeSession, Tensor]:
+        """See `Decoder.start`."""
+        rows, pads = pad_left(prompts)
+        session = NativeSession(self, pads, len(rows[0]) + room)
+        return session, session.read(torch.tensor(rows))
+
+    def best(self, logits: Tensor) -> Tensor:
+        """The likeliest token (B,) of logits (B, V)."""
+        tokens = torch.empty(logits.shape[0], dtype=torch.int64)
+        self.library.phiforge_best(logits.data_ptr(), logits.shape[0], logits.shape[1], tokens.data_ptr())
+        return tokens
+
+
+def _copy(value: Any) -> Tensor | None:
+    return None if value is None else value.detach().float().clone()
+
+
+class NativeSession:
+    """A batch with its cache: keys (layers, B, kv, head_dim, capacity), values (layers, B, kv, capacity, head_dim filled up to lanes)."""
+
+    def __init__(self, decoder: NativeDecoder, pads: list[int], room: int) -> None:
+        shape, lanes = decoder.shape, decoder.lanes
+        self.decoder, self.length = decoder, 0
+        self.capacity = -(-room // lanes) * lanes
+        # Lanes beyond head_dim and places not yet written are multiplied by zero, so they must be finite: zeros.
+        self.keys = torch.zeros(shape.layers, len(pads), shape.kv_heads, shape.head_dim, self.capacity)
+        self.values = torch.zeros(shape.layers, len(pads), shape.kv_heads, self.capacity, -(-shape.head_dim // lanes) * lanes)
+        self.pads = torch.tensor(pads, dtype=torch.int64)
+        self.work = torch.empty(0)
+        threads = torch.get_num_threads()
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 and len(pads) >= 2 * _ROWS_A_THREAD else None
+        self.parts = threads if self.pool else 1
+
+    def keep(self, rows: Tensor) -> None:
+        self.keys, self.values, self.pads = self.keys[:, rows], self.values[:, rows], self.pads[rows]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self._read(tokens.contiguous(), 1, True)
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Append ids (B, N); the logits (B, V) after the last."""
+        rows, count = ids.shape
+        chunk = max(_PREFILL_ROWS // rows, 1)
+        for begin in range(0, count, chunk):
+            part = ids[:, begin : begin + chunk].contiguous()
+            logits = self._read(part, part.shape[1], begin + chunk >= count)
+        return logits
+
+    def _read(self, ids: Tensor, count: int, want: bool) -> Tensor:
+        decoder, shape, rows = self.decoder, self.decoder.shape, len(self.pads)
+        each = 2 * shape.width + decoder.qkv_width + shape.heads * shape.head_dim + shape.mlp * (1 + (shape.family == "llama"))
+        parts = [(rows * part // self.parts, rows * (part + 1) // self.parts) for part in range(self.parts)]
+        needed = rows * count * each + len(parts) * self.capacity
+        if self.work.numel() < needed or count > 1:
+            self.work = torch.empty(needed)
+        logits = torch.empty(rows, shape.vocab_size)
+
+        def call(first: int, behind: int, part: int) -> None:
+            decoder.library.phiforge_read(
+                *(ctypes.byref(decoder._c_model), ids.data_ptr() + 8 * first * count, self.pads.data_ptr() + 8 * first),
+                *(behind - first, rows, count, self.length, self.capacity),
+                *(self.keys.data_ptr() + 4 * self.keys.stride(1) * first, self.values.data_ptr() + 4 * self.values.stride(1) * first),
+                *(
+                    self.work.data_ptr() + 4 * (first * count * each + part * self.capacity),
+                    logits.data_ptr() + 4 * first * shape.vocab_size,
+                ),
+                int(want),
+            )
+
+        if self.pool is None:
+            call(0, rows, 0)
+        else:
+            for done in [self.pool.submit(call, first, behind, part) for part, (first, behind) in enumerate(parts) if behind > first]:
+                done.result()
+        self.length += count
+        return logits
