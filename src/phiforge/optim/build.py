@@ -11,6 +11,7 @@ from torch import nn
 from phiforge.core.config import nearest
 from phiforge.core.errors import ConfigError
 from phiforge.optim.groups import decay_groups
+from phiforge.optim.muon import MuonAdamW, muon_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class OptimizerSettings:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
+    muon_learning_rate: float | None = None
 
 
 def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -35,7 +37,18 @@ def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimize
     )
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, OptimizerSettings], torch.optim.Optimizer]] = {"adamw": adamw}
+def muon(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Muon on hidden matrices at `muon_learning_rate` (none = the same rate), AdamW on the rest: `optim/muon.py`."""
+    return MuonAdamW(
+        muon_groups(model, settings.weight_decay, settings.muon_learning_rate),
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        fused=True,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, OptimizerSettings], torch.optim.Optimizer]] = {"adamw": adamw, "muon": muon}
 ALIASES = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"}
 
 

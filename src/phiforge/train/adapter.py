@@ -126,9 +126,11 @@ class TrainerAdapter(transformers.Trainer):
         stream: TrainStream,
         schedule: Schedule,
         optim: str = "adamw",
+        muon_learning_rate: float | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.stream, self.schedule, self.optim_name = stream, schedule, optim
+        self.muon_learning_rate = muon_learning_rate
         self.resumed_from: list[int] = []
         self._extra: dict[str, Any] = {}
         super().__init__(model=model, args=args, callbacks=callbacks, eval_dataset=[])  # not None: Trainer insists on one
@@ -161,6 +163,7 @@ class TrainerAdapter(transformers.Trainer):
                 adam_beta1=args.adam_beta1,
                 adam_beta2=args.adam_beta2,
                 adam_epsilon=args.adam_epsilon,
+                muon_learning_rate=self.muon_learning_rate,
             )
             self.optimizer = build(self.optim_name, model or self.network, settings)
         return self.optimizer

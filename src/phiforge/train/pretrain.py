@@ -181,6 +181,7 @@ def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, leng
         if has_validation
         else None,
         optim=config.optim,
+        muon_learning_rate=config.muon_learning_rate,
         precision=settled.precision,
         loss=settled.loss,
         compiled=settled.compiled,

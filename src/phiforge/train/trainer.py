@@ -57,12 +57,15 @@ class PHITrainer(TrainerAdapter):
         schedule: Schedule,
         validation: Validation | None = None,
         optim: str = "adamw",
+        muon_learning_rate: float | None = None,
         precision: str = "fp32",
         loss: str = "stock",
         compiled: bool = False,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        super().__init__(model, args, stream=stream, schedule=schedule, optim=optim, callbacks=callbacks)
+        super().__init__(
+            model, args, stream=stream, schedule=schedule, optim=optim, muon_learning_rate=muon_learning_rate, callbacks=callbacks
+        )
         self.validation = validation
         self.training_forward = TrainingForward(model, precision=precision, compiled=compiled) if loss == "fused" else None
 
