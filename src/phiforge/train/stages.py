@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from phiforge.core.stages import Role, Stage
 from phiforge.train.config import PretrainConfig
+from phiforge.train.finetune_config import FinetuneConfig
 
 PRETRAIN = Stage(
     name="pretrain",
@@ -17,4 +20,21 @@ PRETRAIN = Stage(
     ),
 )
 
-STAGES = (PRETRAIN,)
+
+def _conversation_files(config: FinetuneConfig) -> list[Path]:
+    from phiforge.data.chats import chat_files  # brings numpy and the tokenizers
+
+    return [file for source in config.data for file in chat_files(Path(source))]
+
+
+FINETUNE = Stage(
+    name="finetune",
+    about="teach a model to chat, from conversations: it learns what the assistant says, and to end its turns",
+    config=FinetuneConfig,
+    body="phiforge.train.finetune:run",
+    inputs=_conversation_files,
+    distributed=True,
+    roles=(Role(name="model", about="a run with a model, or a model folder in Hugging Face's layout"),),
+)
+
+STAGES = (PRETRAIN, FINETUNE)

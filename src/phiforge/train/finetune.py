@@ -1,0 +1,215 @@
+"""The stage `finetune`: a model and conversations in, a model that answers and ends its turns out. All weights are trained.
+
+Small: `phiforge finetune RUN data=chats.jsonl max_steps=50 --out runs/chat`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.trainer_callback import TrainerCallback
+
+from phiforge.core import hardware
+from phiforge.core.atomic import write_json
+from phiforge.core.errors import DataError
+from phiforge.core.runs import METRICS, Run, RunWriter, read_jsonl
+from phiforge.core.seeds import derive, generator
+from phiforge.data.tokenizer import Tokenizer
+from phiforge.evaluate.bits_per_byte import Precision
+from phiforge.models.sizes import human_count
+from phiforge.train import checkpoints
+from phiforge.train.adapter import quiet, require_reporters, training_arguments
+from phiforge.train.chat_format import ChatFormat, chat_format
+from phiforge.train.chat_rows import ChatRows, ChatSet, facts, load
+from phiforge.train.chat_scores import Answerer, HeldOut, evenly
+from phiforge.train.finetune_config import FinetuneConfig
+from phiforge.train.loop import choose_weights, plan_course, stream_of, train_to_end
+from phiforge.train.pretrain import save_model
+from phiforge.train.trainer import PHITrainer
+
+REPORT = "data.json"
+FEW_STEPS = 20  # below this many optimizer steps nobody should expect much
+
+
+class ChatTrainer(PHITrainer):
+    """The one trainer, measured on held-out answers instead of on running text."""
+
+    def __init__(self, *args: Any, held_out: HeldOut | None, eval_precision: Precision, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.held_out, self.eval_precision = held_out, eval_precision
+
+    def evaluation_metrics(self) -> dict[str, float]:
+        """Loss, accuracy and bits per byte of held-out answers (chat_scores says what is counted)."""
+        return self.held_out.score(self.network, self.eval_precision).metrics() if self.held_out else {}
+
+
+class ScoreBefore(TrainerCallback):
+    """Measures, and lets the model speak, before it has learnt anything."""
+
+    def __init__(self, trainer: ChatTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0 and self.trainer.held_out is not None:
+            self.trainer.evaluate()
+
+
+def run(config: FinetuneConfig, parents: dict[str, Run], run: RunWriter) -> dict[str, Any]:
+    """Train, keep the best or the last model in `model/`, and return the final metrics."""
+    hardware.configure_allocator()
+    quiet()
+    require_reporters(config.report_to)
+    folder = parents["model"].model_dir
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            f"{folder}: no model in it (no config.json)", fix="give a finished pretrain run, or a model folder in Hugging Face's layout"
+        )
+    form = chat_format(Tokenizer.load(folder), config.chat_template)
+    model = load_model(folder, form, config, run)
+    most = getattr(model.config, "max_position_embeddings", 1024)
+    chats = load(config.data, form, validation_fraction=config.validation_fraction, context_length=config.context_length, most=most)
+    rows = ChatRows(chats.train, chats.context_length, pad_id=form.tokenizer.pad_id, seed=derive(config.seed, "packing"))
+    report(chats, rows, form, run)
+    checkpoints.sweep(run.path / "checkpoints")
+    trainer = prepare(config, model, form, chats, rows, run)
+    asked = (chats.validation or chats.train)[: config.sample_questions]
+    speak = Answerer(model, form, asked, config.sample_tokens, config.seed)
+    train_to_end(trainer, chats.context_length, run, speak, config.sample_steps, [ScoreBefore(trainer)])
+    return finish(trainer, config, form, chats, run)
+
+
+def load_model(folder: Path, form: ChatFormat, config: FinetuneConfig, run: RunWriter) -> PreTrainedModel:
+    """The parent's model in float32, with rows for tokens that it did not know, stopping where the template ends a turn."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    parameters = sum(p.numel() for p in model.parameters())
+    hardware.preflight_memory(parameters * 16, f"training {human_count(parameters)} parameters")
+    hardware.preflight_disk(run.path, parameters * 12 * ((config.save_total_limit or 10) + 2))
+    run.log(f"{human_count(parameters)} parameters from {folder}; conversations are written with {form.name} template")
+    if form.added:
+        grow(model, form, config.seed)
+        run.log(f"new tokens: {', '.join(form.added)}; their embeddings are drawn around the mean of the others")
+    tokenizer = form.tokenizer
+    ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+    for name, token in ids.items():
+        setattr(model.config, name, token)
+        setattr(model.generation_config, name, token)
+    model.generation_config.eos_token_id = form.stops
+    return model.to(torch.device(hardware.device()))
+
+
+def grow(model: PreTrainedModel, form: ChatFormat, seed: int) -> None:
+    """Give the added tokens rows: in each column a normal draw with the mean and a tenth of the spread of the old ones.
+
+    (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models": near the mean, the new tokens' logits stay below
+    those that the model believes in.) Rows beyond the vocabulary, which some models have as padding, are used before new ones are made.
+    """
+    old, size = min(form.added.values()), form.tokenizer.vocab_size
+    if size > len(_table(model.get_input_embeddings())):
+        with torch.random.fork_rng(devices=[]):
+            model.resize_token_embeddings(size, mean_resizing=False)
+    draw = generator(seed, "new tokens")
+    modules = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
+    tables = {id(_table(module)): _table(module) for module in modules}  # tied tables are one
+    with torch.no_grad():
+        for table in tables.values():
+            mean, spread = table[:old].mean(dim=0), table[:old].std(dim=0)
+            for token in form.added.values():
+                table[token] = mean + 0.1 * spread * torch.randn(len(mean), generator=draw)
+
+
+def _table(module: nn.Module) -> nn.Parameter:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+def report(chats: ChatSet, rows: ChatRows, form: ChatFormat, run: RunWriter) -> None:
+    """Say and write what became of the conversations."""
+    found = facts(chats, rows, form)
+    if run.leader:
+        write_json(run.path / REPORT, found)
+    train, held, counts = found["train"], found["validation"], chats.counts
+    run.log(
+        f"{counts.conversations:,} conversations: {train['conversations']:,} to learn from, {held['conversations']:,} held out;"
+        f" {train['tokens']:,} tokens, {train['trained_fraction']:.1%} of them trained (what the assistant says and the ends of its turns)"
+    )
+    left_out = {
+        "without an answer, left out": counts.without_answer,
+        f"with a question too long for {chats.context_length} tokens, left out": counts.question_too_long,
+        f"cut at {chats.context_length} tokens": counts.truncated,
+        "repeated word for word (never on both sides)": counts.repeats,
+    }
+    if any(left_out.values()):
+        run.log("; ".join(f"{count:,} {what}" for what, count in left_out.items() if count))
+    run.log(f"{train['rows']:,} rows of {chats.context_length} tokens, {train['filled']:.0%} filled")
+    if not chats.validation:
+        run.log("nothing is held out, so nothing will be measured")
+
+
+def prepare(
+    config: FinetuneConfig, model: PreTrainedModel, form: ChatFormat, chats: ChatSet, rows: ChatRows, run: RunWriter
+) -> ChatTrainer:
+    """The trainer, with every open setting settled and recorded."""
+    stream = stream_of(config, lambda epoch: rows, len(rows))
+    course = plan_course(config, model, stream, chats.context_length, run)
+    settled = course.settled
+    if settled.max_steps < FEW_STEPS:
+        run.log(f"only {settled.max_steps} steps: a small set learns more with num_train_epochs=10 or per_device_train_batch_size=1")
+    stock = settled.loss == "stock"
+    arguments = training_arguments(
+        config,
+        run.path / "checkpoints",
+        max_steps=settled.max_steps,
+        **course.every,
+        evaluates=bool(chats.validation),
+        autocast=stock and settled.precision == "bf16",
+        torch_compile=stock and settled.compiled,
+    )
+    measured = evenly(chats.validation, config.eval_tokens)
+    return ChatTrainer(
+        model,
+        arguments,
+        stream=stream,
+        schedule=course.schedule,
+        optim=config.optim,
+        muon_learning_rate=config.muon_learning_rate,
+        precision=settled.precision,
+        loss=settled.loss,
+        compiled=settled.compiled,
+        held_out=HeldOut(measured, form, chats.context_length) if measured else None,
+        eval_precision="bf16" if settled.precision == "bf16" else "fp32",
+    )
+
+
+def finish(trainer: ChatTrainer, config: FinetuneConfig, form: ChatFormat, chats: ChatSet, run: RunWriter) -> dict[str, Any]:
+    """Choose the weights, measure them on held-out answers, let the model answer, write `model/`."""
+    steps, model = trainer.state.global_step, trainer.network
+    metrics: dict[str, Any] = {
+        "steps": steps,
+        "model_step": choose_weights(trainer, config, run),
+        "tokens": steps * trainer.stream.rows_per_step * chats.context_length,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    lines = list(read_jsonl(run.path / METRICS))
+    metrics["loss"] = next((line["loss"] for line in reversed(lines) if "loss" in line), None)
+    if chats.validation:
+        first = next((line["eval_loss"] for line in lines if line["step"] == 0 and "eval_loss" in line), None)
+        scores = HeldOut(evenly(chats.validation, config.final_eval_tokens), form, chats.context_length).score(model)
+        metrics |= {**scores.metrics(), "eval_loss_before": first, "eval_loss_standard_error": scores.loss.standard_error}
+        before = f" ({first:.3f} before)" if first is not None else ""
+        run.log(f"held-out answers: loss {scores.loss}{before}, next-token accuracy {scores.accuracy}")
+    answers = Answerer(model, form, chats.validation[: config.final_questions], config.sample_tokens * 2, config.seed).answer()
+    if answers:
+        ended = sum(answer.ended for answer in answers)
+        metrics |= {"eval_turns_ended": ended / len(answers), "eval_questions_answered": len(answers)}
+        run.log(f"{ended} of {len(answers)} held-out questions answered to the end within {config.sample_tokens * 2} tokens")
+    if run.leader:
+        with tempfile.TemporaryDirectory() as folder:
+            form.tokenizer.save(Path(folder))
+            save_model(model, Path(folder), run.path / "model")
+    return {name: value for name, value in metrics.items() if value is not None}

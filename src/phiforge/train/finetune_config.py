@@ -1,0 +1,59 @@
+"""What a person can set about fine-tuning. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from phiforge.train.config import TrainConfig
+
+_EPOCHS = 3.0
+_LENGTHS = ("max_steps", "train_seconds", "num_train_epochs")
+
+
+class FinetuneConfig(TrainConfig):
+    """`phiforge finetune`: teach a model to answer, from conversations."""
+
+    data: list[str] = Field(
+        min_length=1,
+        description="files (.jsonl, .json, also .gz and .zst) of conversations, or folders of them: messages, or instruction/output",
+    )
+    chat_template: Literal["auto", "chatml"] = Field(
+        default="auto",
+        description="how a conversation is written; auto = the template of a borrowed tokenizer that has one, chatml for all others",
+    )
+    validation_fraction: float = Field(
+        default=0.1, ge=0, lt=1, description="distinct conversations held out to measure by; none of them is trained on; 0 = none"
+    )
+    context_length: int | None = Field(
+        default=None,
+        ge=8,
+        description="tokens in one row; none = what the longest conversation needs, at most the model's context and 2048",
+    )
+    per_device_train_batch_size: int = Field(
+        default=4, ge=1, description="rows in one forward pass, on each device; a row holds several conversations"
+    )
+    learning_rate: float = Field(default=5e-4, gt=0, le=10, description="peak learning rate; 5e-5 for models beyond 100M")
+    weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay of matrices; gains and biases have none")
+    num_train_epochs: float | None = Field(
+        default=None, gt=0, description=f"passes over the conversations; {_EPOCHS:g} where neither max_steps nor train_seconds is given"
+    )
+    sample_questions: int = Field(default=3, ge=0, description="held-out questions that are answered as the model learns; 0 = none")
+    sample_tokens: int = Field(default=64, ge=1, description="most tokens in an answer")
+    sample_steps: int | None = Field(default=None, ge=1, description="steps between samples; none = with each evaluation")
+    final_questions: int = Field(
+        default=32, ge=0, description="held-out questions answered at the end, to see whether the model ends its turns"
+    )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, data: Any) -> Any:
+        if isinstance(data, dict) and all(data.get(name) is None for name in _LENGTHS):
+            return {**data, "num_train_epochs": _EPOCHS}
+        return data
