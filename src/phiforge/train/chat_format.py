@@ -97,12 +97,12 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_
     tokens = {name: tokenizer.settings.get(name) for name in _SPECIAL_SETTINGS}
     texts = {name: value["content"] if isinstance(value, dict) else value for name, value in tokens.items() if value}
     try:
-        rendered, _ = render_jinja_template(
+        rendered = render_jinja_template(
             conversations=[[dict(message) for message in messages]],
             chat_template=tokenizer.chat_template or "",
             add_generation_prompt=add_generation_prompt,
             **texts,
-        )
+        )[0]
     except jinja2.TemplateError as error:
         raise DataError(f"the tokenizer's chat template refuses the conversation ({error})", fix=_WAY_OUT) from None
     return str(rendered[0])

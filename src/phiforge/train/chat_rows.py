@@ -22,7 +22,8 @@ from phiforge.data.chats import Chat, chat_files, read_chats
 from phiforge.data.packed import IGNORED
 from phiforge.train.chat_format import ChatFormat
 
-MOST_CONTEXT = 2048  # tokens in a row where none are asked for: rows of 32k would not fit a small machine
+# Tokens in a row where none are asked for: rows that hold one short conversation are mostly padding, rows of 32k would not fit a small machine.
+LEAST_CONTEXT, MOST_CONTEXT = 256, 2048
 _FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 
 
@@ -84,7 +85,7 @@ def load(sources: Sequence[str], form: ChatFormat, *, validation_fraction: float
             " with text, so there is nothing to learn from",
             fix=_FORM,
         )
-    length = context_length or min(most, MOST_CONTEXT, max(8, -8 * (-max(e.positions for e in examples) // 8)))
+    length = context_length or min(most, MOST_CONTEXT, max(LEAST_CONTEXT, -8 * (-max(e.positions for e in examples) // 8)))
     kept = [cut for example in examples if (cut := _cut(example, length, counts)) is not None]
     if not kept:
         raise DataError(

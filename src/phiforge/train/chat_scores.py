@@ -102,7 +102,7 @@ class Answerer:
     def __init__(self, model: nn.Module, form: ChatFormat, examples: Sequence[Example], tokens: int, seed: int) -> None:
         self.model, self.form, self.tokens, self.seed = model, form, tokens, seed
         context = getattr(getattr(model, "config", None), "max_position_embeddings", 1 << 30)
-        self.examples = [example for example in examples if len(example.prompt) + tokens <= context]
+        self.examples = [example for example in examples if len(example.prompt) < context]
 
     def __call__(self, step: int) -> list[tuple[str, str]]:
         """(question, answer) pairs; an answer that was cut off ends in an ellipsis."""

@@ -85,7 +85,7 @@ def run(config: FinetuneConfig, parents: dict[str, Run], run: RunWriter) -> dict
 
 def load_model(folder: Path, form: ChatFormat, config: FinetuneConfig, run: RunWriter) -> PreTrainedModel:
     """The parent's model in float32, with rows for tokens that it did not know, stopping where the template ends a turn."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     parameters = sum(p.numel() for p in model.parameters())
     hardware.preflight_memory(parameters * 16, f"training {human_count(parameters)} parameters")
     hardware.preflight_disk(run.path, parameters * 12 * ((config.save_total_limit or 10) + 2))
@@ -99,7 +99,7 @@ def load_model(folder: Path, form: ChatFormat, config: FinetuneConfig, run: RunW
         setattr(model.config, name, token)
         setattr(model.generation_config, name, token)
     model.generation_config.eos_token_id = form.stops
-    return model.to(torch.device(hardware.device()))
+    return model.to(hardware.device())
 
 
 def grow(model: PreTrainedModel, form: ChatFormat, seed: int) -> None:

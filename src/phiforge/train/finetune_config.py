@@ -29,7 +29,7 @@ class FinetuneConfig(TrainConfig):
     context_length: int | None = Field(
         default=None,
         ge=8,
-        description="tokens in one row; none = what the longest conversation needs, at most the model's context and 2048",
+        description="tokens in one row; none = what the longest conversation needs, from 256 to 2048 and within the model's context",
     )
     per_device_train_batch_size: int = Field(
         default=4, ge=1, description="rows in one forward pass, on each device; a row holds several conversations"
