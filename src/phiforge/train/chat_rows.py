@@ -22,7 +22,7 @@ from phiforge.data.chats import Chat, chat_files, read_chats
 from phiforge.data.packed import IGNORED
 from phiforge.train.chat_format import ChatFormat
 
-# Tokens in a row where none are asked for: rows that hold one short conversation are mostly padding, rows of 32k would not fit a small machine.
+# Tokens in a row where none are asked for: rows of one short conversation are mostly padding, rows of 32k would not fit a small machine.
 LEAST_CONTEXT, MOST_CONTEXT = 256, 2048
 _FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 
