@@ -100,13 +100,13 @@ def recipe_data(name: str, stage_name: str, default: dict[str, Any]) -> dict[str
 def pretrain(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
     """Train a model from scratch. Example: phiforge pretrain data=my-texts model.size=3M max_steps=500"""
     run = run_verb("pretrain", words, out, resume, json)
-    _next(f"phiforge chat {run.path}", f"phiforge export gguf {run.path}", f"open {run.path}/report.html")
+    next_commands(f"phiforge chat {run.path}", f"phiforge export gguf {run.path}", f"open {run.path}/report.html")
 
 
 def finetune(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
     """Teach a model to chat. Example: phiforge finetune model=runs/pretrain data=chats.jsonl"""
     run = run_verb("finetune", words, out, resume, json)
-    _next(f"phiforge chat {run.path}", f"phiforge export gguf {run.path}")
+    next_commands(f"phiforge chat {run.path}", f"phiforge export gguf {run.path}")
 
 
 def evaluate(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
@@ -114,7 +114,8 @@ def evaluate(words: Words = None, out: Out = None, resume: Resume = False, json:
     run_verb("evaluate", words, out, resume, json)
 
 
-def _next(*commands: str) -> None:
+def next_commands(*commands: str) -> None:
+    """What a person would type next."""
     console.say("\nNext:")
     for command in commands:
         console.say(f"  {command}")
