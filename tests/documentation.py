@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import click
 import typer
 
 from phiforge.cli.main import app
@@ -38,8 +37,8 @@ def pages() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _verbs(command: click.Command, path: str) -> Iterator[str]:
-    if isinstance(command, click.Group):
+def _verbs(command: Any, path: str) -> Iterator[str]:
+    if hasattr(command, "commands"):
         for name, inner in command.commands.items():
             yield from _verbs(inner, f"{path} {name}")
         return
@@ -47,10 +46,10 @@ def _verbs(command: click.Command, path: str) -> Iterator[str]:
     lines = [f"## `{path}`\n", text, ""]
     for parameter in command.params:
         help_text = getattr(parameter, "help", None)
-        if isinstance(parameter, click.Option) and help_text:
+        if help_text and parameter.opts[0].startswith("-"):
             lines.append(f"- `{', '.join(parameter.opts)}`: {help_text}")
         elif help_text:
-            lines.append(f"- `{parameter.human_readable_name}`: {help_text}")
+            lines.append(f"- `{parameter.metavar or parameter.name.upper()}`: {help_text}")
     yield "\n".join(lines) + "\n"
 
 

@@ -10,12 +10,11 @@ import typer
 
 from phiforge.cli.stages import Json
 from phiforge.core import console
-from phiforge.core.config import build
 from phiforge.core.errors import ConfigError
-from phiforge.generate.config import SamplingConfig
 
 if TYPE_CHECKING:
     from phiforge.backends.base import Backend
+    from phiforge.generate.config import SamplingConfig
 
 _HELP = "/help  this list    /reset  forget the conversation    /quit  leave (so does Ctrl-D)"
 
@@ -38,6 +37,8 @@ def chat(
     Example: phiforge chat runs/quickstart/export --prompt "def main("
     """
     from phiforge.backends.open import open_backend
+    from phiforge.core.config import build
+    from phiforge.generate.config import SamplingConfig
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
     sampling = build(SamplingConfig, {key: value for key, value in given.items() if value is not None}, where="the command line")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from phiforge.cli.stages import OPEN, Json, Out, Resume, Words, next_commands, run_verb, split_words
 from phiforge.core.errors import ConfigError
-from phiforge.core.runs import Run
+
+if TYPE_CHECKING:
+    from phiforge.core.runs import Run
 
 export = typer.Typer(help="Take a model to llama.cpp, Ollama or transformers.", no_args_is_help=True)
 
@@ -38,6 +41,7 @@ def hf(words: Words = None, out: Out = None, resume: Resume = False, json: Json 
 
 def name_in_ollama(run: Run) -> str:
     """The name that the Modelfile's model gets."""
+    from phiforge.core.runs import Run
     from phiforge.export.stage import name_of, ollama_name
 
     parent = run.manifest.parents.get("model")

@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
-import click
 import typer
 
 from phiforge.cli import chat, data, doctor, export, plan, quickstart, run, runs, schema, serve, stages
@@ -23,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# Typer carries its own copy of click, or uses the installed one, by version; its public BadParameter leads to the common class.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 START, TRAIN, SHARE, LOOK = "Start here", "One stage at a time", "Use the model", "Look around"
 app.command("quickstart", rich_help_panel=START, context_settings=stages.OPEN)(quickstart.quickstart)
@@ -63,22 +66,27 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_guarded(arguments))
 
 
+def _wrong_words(error: Any) -> int:
+    """A verb or option that doesn't exist, or a word that is missing: one line. A group without a verb: its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.ctx.get_help())
+    else:
+        command = error.ctx.command_path if error.ctx else "phiforge"
+        console.fail(f"{' '.join(error.format_message().split())} -> `{command} --help` shows what it takes")
+    return 2
+
+
 def _guarded(arguments: list[str] | None) -> int:
     """Run the verb; 0 done, 1 failed, 2 bad arguments, 3 refused beforehand, 4 a gate failed, 130 interrupted."""
     try:
         code = app(args=arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.ctx.get_help() if error.ctx else "")
-        return 2
-    except click.ClickException as error:
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "phiforge"
-        console.fail(f"{' '.join(error.format_message().split())} -> `{command} --help` shows what it takes")
-        return 2
+    except USAGE_ERROR as error:
+        return _wrong_words(error)
     except PhiforgeError as error:
         console.fail(str(error))
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         console.fail("stopped")
         return 130
     except BrokenPipeError:

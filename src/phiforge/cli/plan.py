@@ -9,7 +9,6 @@ import typer
 
 from phiforge.cli.stages import Json, Out, Words, only_one, recipe_data, split_words
 from phiforge.core import console
-from phiforge.core.config import load_yaml
 from phiforge.core.errors import PreflightError
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -20,6 +19,7 @@ def plan(words: Words = None, out: Out = None, json: Json = False) -> None:
 
     Example: phiforge plan codette/quickstart pretrain.model.size=10M. Without a recipe: a pretraining from scratch.
     """
+    from phiforge.core.config import load_yaml
     from phiforge.recipes import recipe as recipes
     from phiforge.recipes.plan import as_data, plan_recipe
 

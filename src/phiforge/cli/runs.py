@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,9 @@ from phiforge.cli.stages import Json
 from phiforge.core import console
 from phiforge.core.errors import ConfigError, RunError
 from phiforge.core.hardware import size
-from phiforge.core.runs import Run, find_runs
+
+if TYPE_CHECKING:
+    from phiforge.core.runs import Run
 
 runs = typer.Typer(help="The runs that were made: list, show, diff, remove.", no_args_is_help=True)
 Root = Annotated[Path, typer.Argument(help="Where to look.")]
@@ -23,6 +25,8 @@ One = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 @runs.command("list")
 def list_runs(root: Root = Path("runs"), json: Json = False) -> None:
     """Every run at or below a folder."""
+    from phiforge.core.runs import find_runs
+
     if not root.is_dir():
         raise RunError(f"{root}: does not exist", fix="`phiforge quickstart` makes a first run")
     found = find_runs(root)
@@ -41,6 +45,8 @@ def _summary(run: Run) -> dict[str, Any]:
 @runs.command("show")
 def show(path: One, json: Json = False) -> None:
     """One run: what it is, from what it was made, what came out."""
+    from phiforge.core.runs import Run
+
     run = Run.open(path)
     if json:
         typer.echo(json_module.dumps({"path": str(path), **run.manifest.model_dump(mode="json"), "status": run.status}, ensure_ascii=False))
@@ -60,6 +66,8 @@ def show(path: One, json: Json = False) -> None:
 @runs.command("diff")
 def diff(one: One, other: Annotated[Path, typer.Argument(metavar="OTHER", help="Another run folder.")], json: Json = False) -> None:
     """What two runs have different: config, machine decisions, versions, results."""
+    from phiforge.core.runs import Run
+
     left, right = Run.open(one), Run.open(other)
     parts = {
         "config": (_flat(left.config), _flat(right.config)),
@@ -91,10 +99,12 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Remove run folders. Asks first; refuses what is no run, what is running, and what others were made from."""
+    from phiforge.core.runs import Run
+
     for path in paths:
         if path.is_symlink() or not Run.is_run(path):
             raise ConfigError(f"{path}: is not a run folder (no run.json), so it is not removed")
-        if Run.is_run(path) and _live(path):
+        if _live(path):
             raise RunError(f"{path}: is running", fix="stop it first")
     doomed = {path.resolve() for path in paths}
     for path in paths:
@@ -115,6 +125,8 @@ def _live(path: Path) -> bool:
 
 def _children(path: Path) -> list[Run]:
     """Runs beside `path` that name it as a parent."""
+    from phiforge.core.runs import Run, find_runs
+
     try:
         own = Run.open(path).id
     except RunError:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phiforge.core.config import Config, nearest
 from phiforge.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from phiforge.core.config import Config
 
 
 def schema(name: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="A stage such as pretrain, or `recipe`.")] = None) -> None:
     """Print the JSON schema of a stage's config, or of a recipe. Without a name: the names."""
+    from phiforge.core.config import nearest
     from phiforge.recipes.recipe import Recipe
     from phiforge.recipes.registry import STAGES
 

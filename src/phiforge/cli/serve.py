@@ -10,7 +10,6 @@ import typer
 
 from phiforge.core import console
 from phiforge.core.errors import ConfigError
-from phiforge.core.runs import Run
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -38,6 +37,8 @@ def serve(
 
 def find_gguf(target: Path) -> Path:
     """The GGUF file of a run or the file itself. Raises ConfigError with the way to make one."""
+    from phiforge.core.runs import Run
+
     if target.is_file():
         return target
     found = sorted(target.glob("model-*.gguf")) if target.is_dir() else []

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phiforge.core import console
-from phiforge.core.config import merge, parse_overrides
 from phiforge.core.errors import ConfigError
-from phiforge.core.runs import Run
+
+if TYPE_CHECKING:
+    from phiforge.core.runs import Run
 
 # Unknown options are keys: `--lr 1e-3` means `lr=1e-3`.
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -27,6 +28,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 def split_words(words: Sequence[str] | None) -> tuple[list[str], dict[str, Any]]:
     """Plain words, and the keys: `key=value`, `--key value` and `--key=value` alike. Raises ConfigError."""
+    from phiforge.core.config import parse_overrides
+
     plain: list[str] = []
     pairs: list[str] = []
     rest = list(words or [])
@@ -54,6 +57,7 @@ def only_one(plain: list[str], what: str) -> str | None:
 
 def run_verb(stage_name: str, words: Sequence[str] | None, out: Path | None, resume: bool, as_json: bool) -> Run:
     """Run one stage (and what it needs first) from a recipe, a YAML file, or its defaults."""
+    from phiforge.core.runs import Run
     from phiforge.recipes import recipe as recipes
     from phiforge.recipes.runner import run_recipe
 
@@ -78,6 +82,8 @@ def run_verb(stage_name: str, words: Sequence[str] | None, out: Path | None, res
 
 def _data_of(model: str, recipe: dict[str, Any]) -> dict[str, str]:
     """The data run that a model was made from, for a verb that needs data and was given none."""
+    from phiforge.core.runs import Run
+
     if not Run.is_run(model) or not any(step["name"] == "data" for step in recipe["steps"]):
         return {}
     parent = Run.open(model).manifest.parents.get("data")
@@ -86,7 +92,7 @@ def _data_of(model: str, recipe: dict[str, Any]) -> dict[str, str]:
 
 def recipe_data(name: str, stage_name: str, default: dict[str, Any]) -> dict[str, Any]:
     """A recipe's plain data, cut after the stage; a YAML file without `steps` is the stage's own config."""
-    from phiforge.core.config import load_yaml
+    from phiforge.core.config import load_yaml, merge
     from phiforge.recipes import recipe as recipes
 
     if name.endswith((".yaml", ".yml")):

@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from phiforge.core.errors import PreflightError
 
 GIB = 1024**3
@@ -42,12 +40,16 @@ def _cgroup_memory() -> int | None:
 
 def total_memory() -> int:
     """Bytes of memory this process may use."""
+    import psutil
+
     total = psutil.virtual_memory().total
     return min(total, _cgroup_memory() or total)
 
 
 def free_memory() -> int:
     """Bytes that can be had now without swapping."""
+    import psutil
+
     return min(psutil.virtual_memory().available, total_memory())
 
 
