@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from phiforge.core.config import build
 from phiforge.core.errors import ConfigError, DataError
+from phiforge.core.runs import RunWriter, new_manifest
 from phiforge.data.packed import IGNORED
-from phiforge.models.decoder import build
-from phiforge.models.sizes import DecoderSpec, resolve
 from phiforge.train.chat_format import chat_format
 from phiforge.train.chat_rows import ChatRows, ChatSet, Example, best_fit, load, split
-from phiforge.train.forward import TrainingForward
-from tests.unit.train.chat_parts import chat, ours
+from phiforge.train.finetune import load_model
+from phiforge.train.finetune_config import FinetuneConfig
+from phiforge.train.forward import TrainingForward, supports
+from tests.unit.train.chat_parts import chat, ours, save_model
 
 FORM = chat_format(ours())
 
@@ -54,17 +56,19 @@ def test_labels_are_the_answers_and_positions_restart() -> None:
     assert all(values.dtype == np.int64 for values in batch.values())
 
 
-@pytest.mark.parametrize("family", ["starcoder2", "llama"])
-def test_a_row_gives_each_conversation_the_gradient_it_has_alone(family: str) -> None:
-    model = build(resolve(DecoderSpec(family=family, width=32, depth=2, heads=2, vocab_size=261, context_length=64)), seed=0)  # type: ignore[arg-type]
-    forward = TrainingForward(model, precision="fp32")
+@pytest.mark.parametrize("kind", ["starcoder2", "llama", "gpt2", "qwen2"])
+def test_a_row_gives_each_conversation_the_gradient_it_has_alone(tmp_path: Path, kind: str) -> None:
+    parent = save_model(tmp_path / "base", ours(), kind)
+    config = build(FinetuneConfig, {"data": "none.jsonl"}, where="test")
+    model = load_model(parent.model_dir, FORM, config, RunWriter(tmp_path, new_manifest("finetune", config), config)).eval()
+    forward = TrainingForward(model, precision="fp32") if supports(model) else model
     examples = [example(number, size) for number, size in enumerate((20, 13, 9, 5))]
 
     def gradient(rows: ChatRows) -> torch.Tensor:
         model.zero_grad()
         for index in range(len(rows)):
             batch = {name: torch.from_numpy(values) for name, values in rows.batch([index]).items()}
-            forward(**batch, num_items_in_batch=12)["loss"].backward()
+            forward(**batch, labels=batch["shift_labels"], num_items_in_batch=12)["loss"].backward()
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
     together = ChatRows(examples, 60, pad_id=0, seed=0)
