@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phiforge.report.format import words
-from phiforge.report.read import RunView, number_of
+from phiforge.report.read import RunView, dicts, number_of
 from phiforge.report.svg import Chart, Series
 
 
@@ -70,8 +70,8 @@ def charts(view: RunView) -> tuple[list[Chart], list[Chart]]:
 def _levels(view: RunView) -> tuple[tuple[str, float], ...]:
     """The fair baselines, where this run holds an evaluation."""
     found = []
-    for baseline in view.evaluation.get("baselines") or []:
-        if isinstance(baseline, dict) and baseline.get("fair") and isinstance(baseline.get("bits_per_byte"), dict):
+    for baseline in dicts(view.evaluation.get("baselines")):
+        if baseline.get("fair") and isinstance(baseline.get("bits_per_byte"), dict):
             value = number_of(baseline["bits_per_byte"].get("value"))
             if value is not None:
                 found.append((str(baseline.get("label")), value))

@@ -10,10 +10,10 @@ from phiforge.core.hardware import size as size  # bytes: 1.5 GB
 
 
 def number(value: Any) -> str:
-    """A value in few characters: 12,345 · 1.834 · 3.0e-04 · yes.
+    """A value in few characters: 12,345 · 1.834 · 0.0003 · yes.
 
     >>> number(1234567), number(1.83456), number(0.0003), number(True), number(None)
-    ('1,234,567', '1.835', '3e-04', 'yes', '–')
+    ('1,234,567', '1.835', '0.0003', 'yes', '–')
     """
     if value is None:
         return "–"
@@ -71,6 +71,15 @@ def when(stamp: Any) -> str:
     except ValueError:
         return str(stamp)
     return f"{moment.day} {moment:%b %Y, %H:%M} {moment.tzname() or ''}".strip()
+
+
+def some(n: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> some(1, "document"), some(2000, "document")
+    ('1 document', '2,000 documents')
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def words(name: str) -> str:

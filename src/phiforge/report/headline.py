@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phiforge.report.format import count, duration, number
+from phiforge.report.format import count, duration, number, size, some
 from phiforge.report.read import RunView, number_of
 
 
@@ -27,7 +27,7 @@ def _ending(view: RunView) -> str:
 def _outcome(view: RunView) -> str:
     if isinstance(view.evaluation.get("sentence"), str):
         return str(view.evaluation["sentence"])
-    for describe in (_training, _gates, _data):
+    for describe in (_training, _gates, _data, _tokenizer):
         sentence = describe(view)
         if sentence:
             return sentence
@@ -64,9 +64,23 @@ def _gates(view: RunView) -> str:
 
 
 def _data(view: RunView) -> str:
-    if isinstance(view.data.get("sentence"), str):
-        return str(view.data["sentence"])
-    return ""
+    files = {name: number_of(view.manifest.metrics.get(name)) for name in ("train_bytes", "validation_bytes", "train_documents")}
+    if files["train_bytes"] is None:
+        return ""
+    begin = f"{size(files['train_bytes'])} of text to train on"
+    if files["train_documents"] is not None:
+        begin += f", in {some(int(files['train_documents']), 'document')}"
+    held_out = files["validation_bytes"]
+    return f"{begin}; {size(held_out)} held out to judge by." if held_out else f"{begin}; nothing is held out."
+
+
+def _tokenizer(view: RunView) -> str:
+    ids, density = number_of(view.manifest.metrics.get("vocab_size")), number_of(view.manifest.metrics.get("bytes_per_token"))
+    if ids is None:
+        return ""
+    return f"A vocabulary of {number(int(ids))} tokens" + (
+        f"; each spells {density:.2f} bytes of held-out text on average." if density else "."
+    )
 
 
 def last(view: RunView, name: str) -> float | None:

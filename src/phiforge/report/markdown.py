@@ -7,7 +7,7 @@ from typing import Any
 
 from phiforge.report.format import count, duration, number, size, when, words
 from phiforge.report.headline import headline
-from phiforge.report.read import RunView, number_of, read_run
+from phiforge.report.read import RunView, dicts, number_of, read_run
 
 _SPECIAL = set("\\`*_{}[]<>#|~!")
 
@@ -52,8 +52,7 @@ def _facts(view: RunView) -> str:
 def _baselines(view: RunView) -> str:
     model = view.evaluation.get("model")
     entries = [("this model", model)] if isinstance(model, dict) else []
-    found = view.evaluation.get("baselines")
-    entries += [(str(b.get("label")), b) for b in found if isinstance(b, dict)] if isinstance(found, list) else []
+    entries += [(str(b.get("label")), b) for b in dicts(view.evaluation.get("baselines"))]
     rows: list[list[Any]] = []
     for label, entry in entries:
         score = entry.get("bits_per_byte")

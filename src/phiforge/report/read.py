@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,16 +51,12 @@ def read_run(path: Path) -> RunView:
         view.config = run.config
     except (OSError, ValueError, yaml.YAMLError) as error:
         view.troubles.append(f"config.yaml could not be read ({type(error).__name__})")
-    view.metrics = _objects(run.metrics())
-    view.samples = [line for line in _objects(read_jsonl(path / "samples.jsonl")) if isinstance(line.get("text"), str)]
+    view.metrics = dicts(run.metrics())
+    view.samples = [line for line in dicts(list(read_jsonl(path / "samples.jsonl"))) if isinstance(line.get("text"), str)]
     view.data = _json(path / "data.json", view.troubles)
     view.evaluation = _json(path / "evaluation.json", view.troubles)
     view.parameters = _parameters(view)
     return view
-
-
-def _objects(lines: Iterable[Any]) -> list[dict[str, Any]]:
-    return [line for line in lines if isinstance(line, dict)]
 
 
 def _json(path: Path, troubles: list[str]) -> dict[str, Any]:
@@ -76,6 +71,11 @@ def _json(path: Path, troubles: list[str]) -> dict[str, Any]:
         troubles.append(f"{path.name} could not be read ({type(error).__name__})")
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """The dictionaries of a list; nothing when it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def number_of(value: Any) -> float | None:

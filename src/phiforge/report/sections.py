@@ -9,12 +9,23 @@ from typing import Any
 from phiforge.core.errors import RunError
 from phiforge.core.runs import Run
 from phiforge.report.curves import charts
-from phiforge.report.format import count, duration, number, size, when, words
+from phiforge.report.format import count, duration, number, size, some, when, words
 from phiforge.report.html import Markup, badge, bars, card, details, esc, facts, join, table, tag, tiles
-from phiforge.report.read import RunView, number_of
+from phiforge.report.nested import nested, plain
+from phiforge.report.read import RunView, dicts, number_of
 from phiforge.report.svg import Chart, draw
 
 _STATUS = {"complete": "good", "failed": "bad", "interrupted": "warn", "running": ""}
+_COUNTED = {
+    "tokens": "tokens seen",
+    "steps": "steps",
+    "train_documents": "documents to train on",
+    "train_bytes": "training text",
+    "validation_bytes": "held out",
+    "vocab_size": "vocabulary",
+    "bytes_per_token": "bytes per token",
+}
+_SMALL = 10_000  # bytes: below this the size of a run's files tells nobody anything
 _MOST_SAMPLES = 8  # steps shown at once; the others are folded
 
 
@@ -44,10 +55,14 @@ def figures(view: RunView) -> Markup:
     """The numbers that people ask for first."""
     found = [*_size_tiles(view), *_score_tiles(view)]
     metrics = view.manifest.metrics
-    for name, label in (("tokens", "tokens seen"), ("steps", "steps"), ("documents", "documents"), ("vocab_size", "vocabulary")):
+    for name, label in _COUNTED.items():
         value = number_of(metrics.get(name))
         if value is not None:
-            found.append((label, number(int(value)) if value < 1e5 else count(int(value)), ""))
+            whole = value == int(value)
+            shown = (
+                size(value) if name.endswith("_bytes") else count(int(value)) if value >= 1e5 else number(int(value) if whole else value)
+            )
+            found.append((label, shown, ""))
     return tiles(found)
 
 
@@ -55,9 +70,8 @@ def _size_tiles(view: RunView) -> list[tuple[str, str, str]]:
     found = []
     if view.parameters:
         found.append(("true size", count(view.parameters), f"{view.parameters:,} parameters"))
-    if view.bytes:
-        n = len(view.manifest.artefacts)
-        found.append(("on disk", size(view.bytes), f"{n} file{'s' if n != 1 else ''}"))
+    if view.bytes > _SMALL:
+        found.append(("on disk", size(view.bytes), some(len(view.manifest.artefacts), "file")))
     return found
 
 
@@ -96,7 +110,7 @@ def baselines(view: RunView) -> Markup:
     rows: list[tuple[str, float, str, bool]] = []
     notes = []
     entries = [("this model", model.get("bits_per_byte"), True, "")]
-    for b in _dicts(found.get("baselines")):
+    for b in dicts(found.get("baselines")):
         entries.append((str(b.get("label", b.get("name", "?"))), b.get("bits_per_byte"), False, str(b.get("about", ""))))
     for label, score, strong, about in entries:
         value = number_of(score.get("value")) if isinstance(score, dict) else None
@@ -107,9 +121,10 @@ def baselines(view: RunView) -> Markup:
         if about:
             notes.append(f"{label}: {about}")
     text = found.get("text")
-    said = [str(note) for note in found.get("notes") or []]
+    said = [note for note in found.get("notes") or [] if isinstance(note, str)] if isinstance(found.get("notes"), list) else []
     if isinstance(text, dict):
-        said.insert(0, f"{text.get('split', '')}: " + ", ".join(f"{number(v)} {k}" for k, v in text.items() if k != "split"))
+        counted = [some(int(text[k]), k.removesuffix("s")) for k in ("documents", "bytes", "tokens") if number_of(text.get(k)) is not None]
+        said.insert(0, f"scored on the {text.get('split', '')} text: {', '.join(counted)}")
     below = join(tag("p", f"{note}.", klass="note") for note in [*notes, *said])
     return card("What the number means", bars(rows), tag("div", below), note="Bits for each byte of the text: fewer is better.")
 
@@ -158,45 +173,8 @@ def _said(step: Any, lines: list[dict[str, Any]], latest: bool) -> Markup:
 
 def data(view: RunView) -> Markup:
     """The data report, whatever its shape."""
-    content = {key: value for key, value in view.data.items() if key not in ("sentence", "schema_version")}
+    content = {key: value for key, value in view.data.items() if key not in ("version", "schema_version")}
     return card("Data", nested(content))
-
-
-def nested(value: Any, depth: int = 0) -> Markup:
-    """Plain data as facts, tables and titled parts."""
-    if isinstance(value, dict):
-        flat = [(words(str(k)), _plain(v, str(k))) for k, v in value.items() if not isinstance(v, dict | list)]
-        deep = [(str(k), v) for k, v in value.items() if isinstance(v, dict | list) and v]
-        parts: list[Any] = [facts(flat)]
-        for name, inner in deep:
-            title = tag("h3", words(name))
-            parts.append(join([title, nested(inner, depth + 1)]) if depth < 4 else tag("p", f"{words(name)}: {inner}"))
-        return join(parts)
-    if isinstance(value, list):
-        if value and all(isinstance(item, dict) for item in value):
-            return _records(value)
-        return tag("p", ", ".join(_plain(item) for item in value[:50]) + (f", and {len(value) - 50:,} more" if len(value) > 50 else ""))
-    return tag("p", _plain(value))
-
-
-def _records(rows: list[dict[str, Any]]) -> Markup:
-    """Dictionaries of like keys as a table; a long one is cut, and says so."""
-    columns = list(dict.fromkeys(key for row in rows[:200] for key in row))
-    shown = [[_cell(row.get(column)) for column in columns] for row in rows[:100]]
-    more = tag("p", f"and {len(rows) - 100:,} more", klass="note") if len(rows) > 100 else ""
-    return join([table([words(str(column)) for column in columns], shown), more])
-
-
-def _cell(value: Any) -> Any:
-    return value if isinstance(value, int | float) else _plain(value)
-
-
-def _plain(value: Any, name: str = "") -> str:
-    if isinstance(value, dict | list):
-        return str(value)[:300]
-    if isinstance(value, int) and not isinstance(value, bool) and (name == "bytes" or name.endswith("_bytes")):
-        return f"{value:,} ({size(value)})"
-    return number(value) if not isinstance(value, str) else value
 
 
 def gates(view: RunView) -> Markup:
@@ -224,7 +202,7 @@ def gates(view: RunView) -> Markup:
 
 def results(view: RunView) -> Markup:
     """The final metrics, all of them."""
-    return card("Final figures", facts((words(name), _plain(value, name)) for name, value in view.manifest.metrics.items()))
+    return card("Final figures", facts((words(name), plain(value, name)) for name, value in view.manifest.metrics.items()))
 
 
 def files(view: RunView) -> Markup:
@@ -239,7 +217,7 @@ def files(view: RunView) -> Markup:
 def decisions(view: RunView) -> Markup:
     """What was decided on this machine, and why."""
     m = view.manifest
-    rows = [[words(name), _plain(value), m.reasons.get(name, "")] for name, value in m.decisions.items()]
+    rows = [[words(name), plain(value), m.reasons.get(name, "")] for name, value in m.decisions.items()]
     return card(
         "Decided on this machine", table(["what", "value", "why"], rows), note="Probed once, recorded, and reused when the run is resumed."
     )
@@ -282,7 +260,7 @@ def settings(view: RunView) -> Markup:
     """The resolved config, and where it ran."""
     m = view.manifest
     command = tag("pre", "phiforge " + " ".join(m.command)) if m.command else ""
-    machine = facts([(words(k), _plain(v, k)) for k, v in m.hardware.items()])
+    machine = facts([(words(k), plain(v, k)) for k, v in m.hardware.items()])
     versions = facts([*m.versions.items(), *([("commit", m.git_commit)] if m.git_commit else [])])
     return card(
         "How it was made",
@@ -298,7 +276,3 @@ def foot(view: RunView) -> Markup:
     return tag(
         "footer", join(["run ", tag("code", view.manifest.id), esc(" · drawn by phiforge from the run folder; this page loads nothing.")])
     )
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

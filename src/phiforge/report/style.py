@@ -37,7 +37,7 @@ overflow-wrap:anywhere}
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.05rem 1.15rem;margin:0 0 1.2rem;min-width:0}
 .card.trouble{border-color:var(--bad)}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.2rem 1.6rem}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:0 1.2rem;align-items:start}
+.two{columns:2 27rem;column-gap:1.2rem}.two .card{break-inside:avoid}
 figure{margin:0;min-width:0}figcaption{font-size:.9rem;font-weight:600}figcaption span{color:var(--muted);font-weight:400}
 figure svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font-family:inherit}
