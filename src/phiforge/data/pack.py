@@ -3,7 +3,6 @@
     tokens.bin     uint16 or uint32, [bos] ids... [eos] of each document, one after the other
     starts.npy     int64, where each document begins
     bytes.npy      int64, UTF-8 bytes of each document's text
-    trained.bin    uint8, only for chats: 1 where the token is to be learnt
     packed.json    counts, checksums, what it was made from
 
 The cache key is made of the documents' bytes, the tokenizer, the template and this code's version, and nothing else.
@@ -11,13 +10,16 @@ The cache key is made of the documents' bytes, the tokenizer, the template and t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +27,7 @@ import numpy as np
 
 from phiforge.core.atomic import writing
 from phiforge.core.console import warn
-from phiforge.core.errors import DataError
+from phiforge.core.errors import DataError, PreflightError
 from phiforge.core.hardware import preflight_disk
 from phiforge.data.document import Document
 from phiforge.data.packed import Packed, checksum
@@ -68,7 +70,7 @@ def content_key(documents: Iterable[Document], tokenizer: Tokenizer, template: s
     return digest.hexdigest()[:32], n_bytes
 
 
-def cached(key: str, cache_dir: Path | None, need: int, write: Any) -> Packed:
+def cached(key: str, cache_dir: Path | None, need: int, write: Callable[[Path], dict[str, Any]]) -> Packed:
     """The packed folder called `key`; `write(folder) -> facts` makes it where it is missing or damaged."""
     root = (cache_dir or cache_root()) / "packed"
     place = root / key
@@ -78,30 +80,50 @@ def cached(key: str, cache_dir: Path | None, need: int, write: Any) -> Packed:
         except DataError as error:
             warn(f"the cache was damaged and is made again ({error.what})")
             _set_aside(place)
-    with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        preflight_disk(root, need)
-        temporary = root / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        temporary.mkdir()
-        try:
-            facts = {**write(temporary), "key": key, "version": VERSION}
-            names = sorted(path.name for path in temporary.iterdir())
-            facts["files"] = {name: [(temporary / name).stat().st_size, checksum(temporary / name)] for name in names}
-            (temporary / "packed.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            _sync(temporary)
-            try:
-                temporary.rename(place)
-            except OSError:  # another process was first: its folder holds the same bytes
-                if not place.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with writing(root):
+            root.mkdir(parents=True, exist_ok=True)
+            _sweep(root)
+            preflight_disk(root, need)
+            _make(place, write)
+    except PreflightError as error:
+        raise PreflightError(error.what, fix="free some space, or set PHIFORGE_CACHE to another folder") from None
     return Packed.open(place)
+
+
+def _make(place: Path, write: Callable[[Path], dict[str, Any]]) -> None:
+    temporary = _aside(place)
+    temporary.mkdir()
+    try:
+        facts = {**write(temporary), "key": place.name, "version": VERSION}
+        names = sorted(path.name for path in temporary.iterdir())
+        facts["files"] = {name: [(temporary / name).stat().st_size, checksum(temporary / name)] for name in names}
+        (temporary / "packed.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        _sync(temporary)
+        try:
+            temporary.rename(place)
+        except OSError:  # another process was first: its folder holds the same bytes
+            if not place.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def _sweep(root: Path) -> None:
+    """Remove what processes that were killed left behind more than a day ago."""
+    for path in root.glob(".partial-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _set_aside(place: Path) -> None:
     """Move a damaged folder away in one step, then remove it: another process may be about to do the same."""
-    aside = place.with_name(f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    aside = _aside(place)
     try:
         place.rename(aside)
     except FileNotFoundError:
@@ -119,30 +141,24 @@ def _sync(folder: Path) -> None:
 class ShardWriter:
     """Appends documents of ids to the files of a shard."""
 
-    def __init__(self, folder: Path, vocab_size: int, *, masked: bool = False) -> None:
+    def __init__(self, folder: Path, vocab_size: int) -> None:
         self.folder, self.dtype = folder, np.dtype("uint16" if vocab_size <= 1 << 16 else "uint32")
-        self.starts: list[int] = []
-        self.bytes: list[int] = []
+        self.starts, self.bytes = array("q"), array("q")
         self.n_tokens = 0
         self._tokens: BinaryIO = (folder / "tokens.bin").open("wb")
-        self._trained: BinaryIO | None = (folder / "trained.bin").open("wb") if masked else None
 
-    def write(self, ids: np.ndarray, n_bytes: int, trained: np.ndarray | None = None) -> None:
+    def write(self, ids: np.ndarray, n_bytes: int) -> None:
         """Append one document of `ids` (T,)."""
         self.starts.append(self.n_tokens)
         self.bytes.append(n_bytes)
         self._tokens.write(ids.astype(self.dtype).tobytes())
-        if self._trained is not None and trained is not None:
-            self._trained.write(trained.astype(np.uint8).tobytes())
         self.n_tokens += len(ids)
 
     def finish(self) -> dict[str, Any]:
         """Close the files; the counts."""
         self._tokens.close()
-        if self._trained is not None:
-            self._trained.close()
-        np.save(self.folder / "starts.npy", np.array(self.starts, np.int64))
-        np.save(self.folder / "bytes.npy", np.array(self.bytes, np.int64))
+        np.save(self.folder / "starts.npy", np.frombuffer(self.starts, np.int64))
+        np.save(self.folder / "bytes.npy", np.frombuffer(self.bytes, np.int64))
         return {
             "n_tokens": self.n_tokens,
             "n_bytes": sum(self.bytes),

@@ -18,7 +18,7 @@ IGNORED = -100  # torch's cross_entropy leaves these labels out
 class Packed:
     """A packed set of documents, memory-mapped: opening it reads nothing but the counts.
 
-    tokens (N,) uint16|uint32 · starts (D,) int64 · document_bytes (D,) int64 · trained (N,) uint8 or None
+    tokens (N,) uint16|uint32 · starts (D,) int64 · document_bytes (D,) int64
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
@@ -30,8 +30,6 @@ class Packed:
         self.tokens: np.ndarray = np.memmap(folder / "tokens.bin", dtype=facts["dtype"], mode="r", shape=(self.n_tokens,))
         self.starts: np.ndarray = np.load(folder / "starts.npy", mmap_mode="r")
         self.document_bytes: np.ndarray = np.load(folder / "bytes.npy", mmap_mode="r")
-        masked = (folder / "trained.bin").is_file()
-        self.trained = np.memmap(folder / "trained.bin", dtype=np.uint8, mode="r", shape=(self.n_tokens,)) if masked else None
 
     @classmethod
     def open(cls, folder: Path | str) -> Packed:
@@ -94,8 +92,6 @@ class Rows:
         tokens = self.packed.tokens[at].astype(np.int64)
         begins = self._begins(first, length + 1)
         labels = np.where(begins[:, 1:], IGNORED, tokens[:, 1:])
-        if self.packed.trained is not None:
-            labels[self.packed.trained[at[:, 1:]] == 0] = IGNORED
         within = np.arange(length)
         restart = np.maximum.accumulate(np.where(begins[:, :-1], within, 0), axis=1)
         return {"input_ids": tokens[:, :-1], "shift_labels": labels, "position_ids": within - restart}
@@ -122,9 +118,8 @@ def batch_by_loop(rows: Rows, indices: Sequence[int]) -> dict[str, np.ndarray]:
         for at in range(base, base + rows.context_length):
             position = 0 if at in starts or at == base else position + 1
             follows = int(rows.packed.tokens[at + 1])
-            hidden = at + 1 in starts or (rows.packed.trained is not None and not rows.packed.trained[at + 1])
             inputs.append(int(rows.packed.tokens[at]))
-            labels.append(IGNORED if hidden else follows)
+            labels.append(IGNORED if at + 1 in starts else follows)
             positions.append(position)
         for name, values in zip(out, (inputs, labels, positions), strict=True):
             out[name].append(values)

@@ -31,6 +31,7 @@ _FEWEST = _SPECIAL + 256
 _BY_MODEL = ((2_000_000, 2048), (10_000_000, 4096), (50_000_000, 8192), (300_000_000, 16_384))
 _LARGEST = 32_768
 _BYTES_PER_ID = 300  # a piece should be seen often enough for its row to be learnt
+_LONGEST_PIECE, _SPARE = 256, 64
 _HELD_OUT_BYTES = 2_000_000
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}
 
@@ -57,10 +58,15 @@ def parse_size(text: str) -> int:
 
 
 def train_pieces(texts: Iterable[str], vocab_size: int, pattern: str) -> list[bytes]:
-    """Pieces in order of rank: the 256 bytes, then merged ones, `vocab_size` in all or as many as the text has."""
+    """Pieces in order of rank: the 256 bytes, then merged ones, `vocab_size` in all or as many as the text has.
+
+    A line of a million equal characters would teach a piece of a million: pieces of more than 256 bytes are passed over, with what
+    is built on them.
+    """
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(map(_short_blanks, texts), vocab_size, pattern=pattern)
-    return [bytes(piece) for piece, _ in sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])]
+    trainer.train_from_iterator(map(_short_blanks, texts), vocab_size + _SPARE, pattern=pattern)
+    ranked = sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])
+    return [bytes(piece) for piece, _ in ranked if len(piece) <= _LONGEST_PIECE][:vocab_size]
 
 
 def _short_blanks(text: str) -> str:

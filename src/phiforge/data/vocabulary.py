@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from pathlib import Path
 from typing import Any
@@ -59,15 +60,37 @@ def build_spec(pieces: list[bytes], pre: str) -> dict[str, Any]:
 
 
 def halves(piece: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two pieces whose merge made `piece`: what the earlier merges make of its bytes."""
-    limit = ranks[piece]
-    parts = [bytes([b]) for b in piece]
-    while len(parts) > 2:
-        rank, at = min((ranks.get(parts[i] + parts[i + 1], limit), i) for i in range(len(parts) - 1))
-        if rank >= limit:
-            raise ValueError(f"{piece!r} can't be reached by the merges before it")
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return parts[0], parts[1]
+    """The two pieces whose merge made `piece`: what the merges before it make of its bytes.
+
+    The lowest rank goes first, the leftmost of equals. A heap of pairs and a chain of parts keep a piece of n bytes at n log n.
+    """
+    limit, n = ranks[piece], len(piece)
+    end = list(range(1, n + 1))  # the part that begins at i ends at end[i]; 0 once it is merged away
+    before = list(range(-1, n - 1))
+    waiting: list[tuple[int, int, int]] = []
+
+    def offer(start: int) -> None:
+        if start >= 0 and end[start] < n:
+            stop = end[end[start]]
+            rank = ranks.get(piece[start:stop], limit)
+            if rank < limit:
+                heapq.heappush(waiting, (rank, start, stop))
+
+    for start in range(n - 1):
+        offer(start)
+    while waiting:
+        _, start, stop = heapq.heappop(waiting)
+        middle = end[start]
+        if not middle or middle >= n or end[middle] != stop:
+            continue  # one of the two has been merged with another since
+        end[start], end[middle] = stop, 0
+        if stop < n:
+            before[stop] = start
+        offer(start)
+        offer(before[start])
+    if end[0] == n or end[end[0]] != n:
+        raise ValueError(f"{piece[:40]!r} is not one merge of two earlier pieces")
+    return piece[: end[0]], piece[end[0] :]
 
 
 def our_settings(chat_template: str | None) -> dict[str, Any]:
