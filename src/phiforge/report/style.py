@@ -10,7 +10,7 @@ color-scheme:light dark}
 --c3:#5fd0ae;--c4:#c39bf2;--good:#5fd0ae;--bad:#ff8a8a;--warn:#f0c060}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--bg);color:var(--fg);
+body{margin:0;overflow-wrap:anywhere;background:var(--bg);color:var(--fg);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 main{max-width:1240px;margin:0 auto;padding:clamp(1rem,3vw,2.5rem) clamp(.8rem,3vw,2rem) 3rem}
 header{margin-bottom:1.6rem}
@@ -39,7 +39,7 @@ overflow-wrap:anywhere}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.2rem 1.6rem}
 .two{columns:2 27rem;column-gap:1.2rem}.two .card{break-inside:avoid}
 figure{margin:0;min-width:0}figcaption{font-size:.9rem;font-weight:600}figcaption span{color:var(--muted);font-weight:400}
-figure svg{display:block;width:100%;height:auto;overflow:visible}
+figure svg{display:block;width:100%;height:auto}
 svg text{font-family:inherit}
 .scroll{overflow-x:auto;-webkit-overflow-scrolling:touch;margin:0 -.2rem;padding:0 .2rem}
 .scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:2px solid var(--c1);outline-offset:2px;border-radius:4px}
