@@ -99,6 +99,7 @@ def load_model(folder: Path, form: ChatFormat, config: FinetuneConfig, run: RunW
         setattr(model.config, name, token)
         setattr(model.generation_config, name, token)
     model.generation_config.eos_token_id = form.stops
+    model.generation_config._from_model_config = False  # else transformers may derive it anew, without the end of a turn
     model.config.use_cache = False  # with a cache, transformers does not look at position_ids and the conversations of a row see each other
     return model.to(hardware.device())
 
