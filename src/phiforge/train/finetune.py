@@ -23,7 +23,7 @@ from phiforge.data.tokenizer import Tokenizer
 from phiforge.evaluate.bits_per_byte import Precision
 from phiforge.models.sizes import human_count
 from phiforge.train import checkpoints
-from phiforge.train.adapter import quiet, require_reporters, training_arguments
+from phiforge.train.adapter import quiet, require_reporters
 from phiforge.train.chat_format import ChatFormat, chat_format
 from phiforge.train.chat_rows import ChatRows, ChatSet, facts, load
 from phiforge.train.chat_scores import Answerer, HeldOut, evenly
@@ -162,29 +162,14 @@ def prepare(
     settled = course.settled
     if settled.max_steps < FEW_STEPS:
         run.log(f"only {settled.max_steps} steps: a small set learns more with num_train_epochs=10 or per_device_train_batch_size=1")
-    stock = settled.loss == "stock"
-    arguments = training_arguments(
-        config,
-        run.path / "checkpoints",
-        max_steps=settled.max_steps,
-        **course.every,
-        evaluates=bool(chats.validation),
-        autocast=stock and settled.precision == "bf16",
-        torch_compile=stock and settled.compiled,
-    )
-    measured = evenly(chats.validation, config.eval_tokens)
+    measured = evenly(chats.validation, course.eval_tokens)
     return ChatTrainer(
         model,
-        arguments,
+        course.arguments(config, run, evaluates=bool(measured)),
         stream=stream,
-        schedule=course.schedule,
-        optim=config.optim,
-        muon_learning_rate=config.muon_learning_rate,
-        precision=settled.precision,
-        loss=settled.loss,
-        compiled=settled.compiled,
         held_out=HeldOut(measured, form, chats.context_length) if measured else None,
-        eval_precision="bf16" if settled.precision == "bf16" else "fp32",
+        eval_precision=course.eval_precision,
+        **course.options(config),
     )
 
 

@@ -1,6 +1,8 @@
-"""The forward pass that training runs: the model's own layers, in the chosen precision, ended by the chunked loss.
+"""The forward pass that training runs: a stock decoder's layers with fewer, larger operations, in the chosen precision, ended by the chunked loss.
 
 It takes the place of `model.forward` while it is installed, so that everything around it (Trainer, DDP, accumulation) stays as it is.
+The model's own forward is the reference: tests hold loss and every gradient together, for both layouts.
+
 Weights stay float32 parameters. In bf16 each is cast once per forward pass and the cast's gradient comes back to the float32 parameter, so
 activations, residual stream and matrix products are bf16 while masters, accumulated gradients and optimizer are float32.
 """
@@ -11,19 +13,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from phiforge.train.attention import causal_mask, document_mask, rotary_attention, rotary_tables
+from phiforge.train.layers import gelu, rms_norm, swiglu
 from phiforge.train.losses import chunked_loss
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def supports(model: nn.Module) -> bool:
+    """Whether the fast forward pass knows the model's layout, exactly as our decoders build it."""
+    config = getattr(model, "config", None)
+    family = getattr(config, "model_type", None)
+    if config is None or (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default":
+        return False
+    if family == "starcoder2":
+        return bool(config.use_bias and config.sliding_window is None and config.hidden_act == "gelu_pytorch_tanh")
+    return family == "llama" and not config.attention_bias and not config.mlp_bias and config.hidden_act == "silu"
 
 
 class TrainingForward:
     """Callable as `model(input_ids, shift_labels, position_ids, num_items_in_batch)` -> {"loss": scalar}.
 
-    model: a causal LM of transformers with `.model` (the layers) and an output embedding. Without
-    `shift_labels` the model's own forward runs.
+    model: a starcoder2 or llama causal LM of transformers that `supports` accepts. Without `shift_labels` the model's own forward runs.
     """
 
     def __init__(self, model: Any, *, precision: str, compiled: bool = False) -> None:
-        self.model, self.precision = model, precision
+        self.model, self.dtype = model, DTYPES[precision]
         self.original = model.forward
         self._loss = torch.compile(self.loss, dynamic=False) if compiled else self.loss
 
@@ -42,22 +59,86 @@ class TrainingForward:
         labels, items = inputs["shift_labels"], inputs.get("num_items_in_batch")
         if items is None:
             items = (labels != -100).sum().clamp(min=1)
-        return {"loss": self._loss(input_ids, inputs.get("position_ids"), labels, items)}
+        position_ids = inputs.get("position_ids")
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        mask = document_mask(position_ids, self.dtype)
+        return {"loss": self._loss(input_ids, position_ids, mask, labels, items)}
 
-    def loss(self, input_ids: Tensor, position_ids: Tensor | None, labels: Tensor, items: Tensor | float) -> Tensor:
-        """Summed loss of a batch divided by `items`. input_ids, position_ids, labels (B, T)."""
-        inputs = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
-        if self.precision == "bf16":
-            cast = {name: p.to(torch.bfloat16) for name, p in self.model.named_parameters()}
-            layers = {name.removeprefix("model."): p for name, p in cast.items() if name.startswith("model.")}
-            hidden = torch.func.functional_call(self.model.model, layers, (), inputs).last_hidden_state
-            head = cast.get("lm_head.weight", cast["model.embed_tokens.weight"])
-        else:
-            hidden = self.model.model(**inputs).last_hidden_state
-            head = self.model.get_output_embeddings().weight
-        return chunked_loss(hidden.flatten(0, 1), head, labels.flatten(), items)
+    def loss(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, labels: Tensor, items: Tensor | float) -> Tensor:
+        """Summed loss of a batch divided by `items`. input_ids, position_ids, labels (B, T); mask as of `document_mask`."""
+        weights = {name: parameter.to(self.dtype) for name, parameter in self.model.named_parameters()}
+        embedding = weights["model.embed_tokens.weight"]
+        hidden = self._layers(F.embedding(input_ids, embedding), position_ids, mask, weights)
+        return chunked_loss(hidden.flatten(0, 1), weights.get("lm_head.weight", embedding), labels.flatten(), items)
+
+    def _layers(self, x: Tensor, position_ids: Tensor, mask: Tensor | None, weights: dict[str, Tensor]) -> Tensor:
+        """Embeddings (B, T, D) -> normalised hidden states (B, T, D)."""
+        config, training = self.model.config, self.model.training
+        if mask is None:
+            position_ids = position_ids[:1]
+        cos, sin = rotary_tables(position_ids, self.model.model.rotary_emb.inv_freq, self.dtype)
+        if mask is None:
+            mask = causal_mask(x.shape[1], self.dtype)
+        block = _starcoder2 if config.model_type == "starcoder2" else _llama
+        if config.model_type == "starcoder2":
+            x = F.dropout(x, config.embedding_dropout, training)
+        for index in range(config.num_hidden_layers):
+            x = block(x, _Layer(weights, index), config, (cos, sin, mask), training)
+        return _norm(x, _Names(weights, "model.norm"), config)
 
 
-def supports(model: nn.Module) -> bool:
-    """Whether the fast forward pass knows the model's layout."""
-    return getattr(getattr(model, "config", None), "model_type", None) in ("starcoder2", "llama")
+class _Names:
+    """Weights below a prefix, by their short names."""
+
+    def __init__(self, weights: dict[str, Tensor], prefix: str) -> None:
+        self.weights, self.prefix = weights, prefix
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[f"{self.prefix}.{name}"]
+
+    def below(self, name: str) -> _Names:
+        return _Names(self.weights, f"{self.prefix}.{name}")
+
+
+class _Layer(_Names):
+    def __init__(self, weights: dict[str, Tensor], index: int) -> None:
+        super().__init__(weights, f"model.layers.{index}")
+
+
+Attending = tuple[Tensor, Tensor, Tensor]  # cos, sin, mask
+
+
+def _norm(x: Tensor, names: _Names, config: Any) -> Tensor:
+    if config.model_type == "starcoder2":
+        return F.layer_norm(x, (x.shape[-1],), names["weight"], names["bias"], config.norm_epsilon)
+    return rms_norm(x, names["weight"], config.rms_norm_eps)
+
+
+def _attend(qkv: Tensor, attending: Attending, config: Any, training: bool) -> Tensor:
+    """(B, T, (H + 2 K) d) -> (B, T, H d)."""
+    dropout = config.attention_dropout if training else 0.0
+    return rotary_attention(qkv, *attending, config.num_attention_heads, config.num_key_value_heads, dropout)
+
+
+def _starcoder2(x: Tensor, layer: _Layer, config: Any, attending: Attending, training: bool) -> Tensor:
+    """LayerNorm, attention, LayerNorm, GELU MLP; biases everywhere; dropout where transformers has it."""
+    heads, mlp = layer.below("self_attn"), layer.below("mlp")
+    h = _norm(x, layer.below("input_layernorm"), config)
+    weight, bias = (torch.cat([heads[f"{part}_proj.{kind}"] for part in "qkv"]) for kind in ("weight", "bias"))
+    h = _attend(F.linear(h, weight, bias), attending, config, training)
+    x = x + F.dropout(F.linear(h, heads["o_proj.weight"], heads["o_proj.bias"]), config.residual_dropout, training)
+    h = _norm(x, layer.below("post_attention_layernorm"), config)
+    h = F.linear(gelu(F.linear(h, mlp["c_fc.weight"], mlp["c_fc.bias"])), mlp["c_proj.weight"], mlp["c_proj.bias"])
+    return x + F.dropout(h, config.residual_dropout, training)
+
+
+def _llama(x: Tensor, layer: _Layer, config: Any, attending: Attending, training: bool) -> Tensor:
+    """RMSNorm, attention, RMSNorm, SwiGLU; no biases."""
+    heads, mlp = layer.below("self_attn"), layer.below("mlp")
+    h = _norm(x, layer.below("input_layernorm"), config)
+    h = _attend(F.linear(h, torch.cat([heads[f"{part}_proj.weight"] for part in "qkv"])), attending, config, training)
+    x = x + F.linear(h, heads["o_proj.weight"])
+    h = _norm(x, layer.below("post_attention_layernorm"), config)
+    h = swiglu(F.linear(h, torch.cat([mlp["gate_proj.weight"], mlp["up_proj.weight"]])))
+    return x + F.linear(h, mlp["down_proj.weight"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers.trainer_callback import TrainerCallback
@@ -12,7 +13,9 @@ from transformers.trainer_callback import TrainerCallback
 from phiforge.core import console
 from phiforge.core.errors import Interrupted
 from phiforge.core.runs import METRICS, RunWriter, read_jsonl
+from phiforge.evaluate.bits_per_byte import Precision
 from phiforge.train import checkpoints
+from phiforge.train.adapter import training_arguments
 from phiforge.train.batches import RowSource, TrainStream
 from phiforge.train.callbacks import SAMPLES, EarlyWords, RecordMetrics, ShowProgress, StopWhenAsked
 from phiforge.train.config import TrainConfig
@@ -24,11 +27,44 @@ from phiforge.train.trainer import PHITrainer
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a run will go, with nothing left open. every: eval_steps, save_steps, logging_steps."""
+    """How a run will go, with nothing left open.
+
+    every: eval_steps, save_steps, logging_steps. eval_tokens: most validation tokens of an evaluation on the way.
+    """
 
     settled: Settled
     schedule: Schedule
     every: dict[str, int]
+    eval_tokens: int
+
+    def arguments(self, config: TrainConfig, run: RunWriter, *, evaluates: bool) -> Any:
+        """transformers' TrainingArguments for it."""
+        stock = self.settled.loss == "stock"
+        return training_arguments(
+            config,
+            run.path / "checkpoints",
+            max_steps=self.settled.max_steps,
+            **self.every,
+            evaluates=evaluates,
+            autocast=stock and self.settled.precision == "bf16",
+            torch_compile=stock and self.settled.compiled,
+        )
+
+    def options(self, config: TrainConfig) -> dict[str, Any]:
+        """What PHITrainer is told of it."""
+        return {
+            "schedule": self.schedule,
+            "optim": config.optim,
+            "muon_learning_rate": config.muon_learning_rate,
+            "precision": self.settled.precision,
+            "loss": self.settled.loss,
+            "compiled": self.settled.compiled,
+        }
+
+    @property
+    def eval_precision(self) -> Precision:
+        """Of the evaluations on the way."""
+        return "bf16" if self.settled.precision == "bf16" else "fp32"
 
 
 def stream_of(config: TrainConfig, rows_of: Callable[[int], RowSource], n: int) -> TrainStream:
@@ -51,19 +87,22 @@ def plan_course(config: TrainConfig, model: nn.Module, stream: TrainStream, leng
     total = settled.max_steps
     warmup = warmup_length(total, warmup_steps=config.warmup_steps, warmup_ratio=config.warmup_ratio)
     every = {
-        "eval_steps": config.eval_steps or max(1, total // 20),
+        "eval_steps": config.eval_steps or max(1, total // 10),
         "save_steps": config.save_steps or max(1, total // 10),
         "logging_steps": config.logging_steps or max(1, total // 100),
     }
+    per_step = stream.rows_per_step * length
     run.log(
-        f"{total:,} steps of {stream.rows_per_step} rows of {length:,} tokens ({total * stream.rows_per_step / stream.n:.3g} passes);"
+        f"{total:,} steps of {per_step:,} tokens = {total * per_step:,} tokens ({total * stream.rows_per_step / stream.n:.3g} passes);"
         f" {config.lr_scheduler_type} from {config.learning_rate:g} after {warmup} steps of warm-up; {settled.precision},"
         f" {'compiled' if settled.compiled else 'not compiled'}, {settled.threads} thread{'s' if settled.threads > 1 else ''}; "
         + ", ".join(f"{name} {value}" for name, value in every.items())
     )
     parameters = {"decay_ratio": config.lr_decay_ratio} if "decay_ratio" in SCHEDULES[config.lr_scheduler_type].parameters else {}
     rate = schedule(config.lr_scheduler_type, total, warmup=warmup, floor=config.lr_min_ratio, **parameters)
-    return Course(settled=settled, schedule=rate, every=every)
+    # A seventh of what is trained on in between costs some 5 % of the time (forward only).
+    eval_tokens = config.eval_tokens or min(65_536, max(8_192, every["eval_steps"] * per_step // 7))
+    return Course(settled=settled, schedule=rate, every=every, eval_tokens=eval_tokens)
 
 
 def train_to_end(

@@ -6,7 +6,6 @@ Small: `phiforge pretrain data=RUN tokenizer=RUN model.size=300K max_steps=50 --
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.trainer_callback import TrainerCallback
 
-from phiforge.core import console, hardware
+from phiforge.core import hardware
 from phiforge.core.atomic import atomic_dir
-from phiforge.core.errors import ConfigError, DataError, Interrupted
+from phiforge.core.errors import ConfigError, DataError
 from phiforge.core.runs import METRICS, Run, RunWriter, read_jsonl
 from phiforge.core.seeds import derive
 from phiforge.data.pack import Packed, Rows, pack
@@ -28,13 +26,9 @@ from phiforge.evaluate.bits_per_byte import TextScores, score_text
 from phiforge.models.decoder import build
 from phiforge.models.sizes import human_count, resolve
 from phiforge.train import checkpoints
-from phiforge.train.adapter import quiet, require_reporters, training_arguments
-from phiforge.train.batches import TrainStream
-from phiforge.train.callbacks import SAMPLES, EarlyWords, RecordMetrics, ShowProgress, StopWhenAsked
+from phiforge.train.adapter import quiet, require_reporters
 from phiforge.train.config import PretrainConfig
-from phiforge.train.interrupt import graceful
-from phiforge.train.probe import Settled, settle
-from phiforge.train.schedules import SCHEDULES, schedule, warmup_length
+from phiforge.train.loop import choose_weights, plan_course, stream_of, train_to_end
 from phiforge.train.speak import Speaker
 from phiforge.train.trainer import PHITrainer, Validation
 
@@ -69,8 +63,9 @@ def run(config: PretrainConfig, parents: dict[str, Run], run: RunWriter) -> dict
             f"context_length={length} is beyond the model's {model.config.max_position_embeddings}", fix="raise model.context_length"
         )
     checkpoints.sweep(run.path / "checkpoints")
-    trainer, settled = prepare(config, corpus, model, length, run)
-    _train(trainer, settled, config, corpus, length, run)
+    trainer = prepare(config, corpus, model, length, run)
+    speak = Speaker(trainer.network, corpus.tokenizer, config.sample_prompts, config.sample_tokens, config.seed)
+    train_to_end(trainer, length, run, speak, config.sample_steps)
     return _finish(trainer, config, parents, corpus, length, run)
 
 
@@ -115,7 +110,7 @@ def _preflight(parameters: int, config: PretrainConfig, folder: Path) -> None:
     hardware.preflight_disk(folder, parameters * 12 * ((config.save_total_limit or 10) + 2))
 
 
-def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, length: int, run: RunWriter) -> tuple[PHITrainer, Settled]:
+def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, length: int, run: RunWriter) -> PHITrainer:
     """The trainer, with every open setting settled and recorded."""
     n = (corpus.train.n_tokens - 1 - (length - 1 if config.row_offset else 0)) // length
     if n < 1:
@@ -128,111 +123,28 @@ def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, leng
         offset = derive(config.seed, "row offset", epoch) % length if config.row_offset else 0
         return Rows(corpus.train, length, offset=offset)
 
-    stream = TrainStream(
-        rows_of,
-        n,
-        seed=config.seed,
-        batch_size=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+    stream = stream_of(config, rows_of, n)
+    course = plan_course(config, model, stream, length, run)
+    validation = Validation(
+        packed=corpus.validation,
+        token_bytes=corpus.token_bytes(model.config.vocab_size),
+        context_length=length,
+        limit_tokens=course.eval_tokens,
+        precision=course.eval_precision,
     )
-    model.train()
-    settled = settle(config, model, stream, length, run)
-    total = settled.max_steps
-    warmup = warmup_length(total, warmup_steps=config.warmup_steps, warmup_ratio=config.warmup_ratio)
-    every = {
-        "eval_steps": config.eval_steps or max(1, total // 10),
-        "save_steps": config.save_steps or max(1, total // 10),
-        "logging_steps": config.logging_steps or max(1, total // 100),
-    }
-    tokens = total * stream.rows_per_step * length
-    run.log(
-        f"{total:,} steps of {stream.rows_per_step * length:,} tokens = {tokens:,} tokens ({tokens / corpus.train.n_tokens:.3g} passes);"
-        f" {config.lr_scheduler_type} from {config.learning_rate:g} after {warmup} steps of warm-up; {settled.precision},"
-        f" {'compiled' if settled.compiled else 'not compiled'}, {settled.threads} thread{'s' if settled.threads > 1 else ''}; "
-        + ", ".join(f"{name} {value}" for name, value in every.items())
-    )
-    has_validation = len(corpus.validation.starts) > 0
-    stock = settled.loss == "stock"
-    arguments = training_arguments(
-        config,
-        run.path / "checkpoints",
-        max_steps=total,
-        **every,
-        evaluates=has_validation,
-        autocast=stock and settled.precision == "bf16",
-        torch_compile=stock and settled.compiled,
-    )
-    parameters = {"decay_ratio": config.lr_decay_ratio} if "decay_ratio" in SCHEDULES[config.lr_scheduler_type].parameters else {}
-    trainer = PHITrainer(
-        model,
-        arguments,
-        stream=stream,
-        schedule=schedule(config.lr_scheduler_type, total, warmup=warmup, floor=config.lr_min_ratio, **parameters),
-        validation=Validation(
-            packed=corpus.validation,
-            token_bytes=corpus.token_bytes(model.config.vocab_size),
-            context_length=length,
-            # A seventh of what is trained on in between costs some 5 % of the time (forward only).
-            limit_tokens=config.eval_tokens or min(65_536, max(8_192, every["eval_steps"] * stream.rows_per_step * length // 7)),
-            precision="bf16" if settled.precision == "bf16" else "fp32",
-        )
-        if has_validation
-        else None,
-        optim=config.optim,
-        muon_learning_rate=config.muon_learning_rate,
-        precision=settled.precision,
-        loss=settled.loss,
-        compiled=settled.compiled,
-    )
-    return trainer, settled
-
-
-def _train(trainer: PHITrainer, settled: Settled, config: PretrainConfig, corpus: Corpus, length: int, run: RunWriter) -> None:
-    """Train from the start or from the last checkpoint, to the end or until asked to stop."""
-    checkpoint = checkpoints.last(run.path / "checkpoints") if run.resuming else None
-    step = (checkpoints.step_of(checkpoint) or 0) if checkpoint else 0
-    for name in (METRICS, SAMPLES):
-        run.truncate(name, step if checkpoint else -1)
-    if checkpoint:
-        run.log(f"going on from step {step:,}")
-    seconds = max((line.get("seconds", 0.0) for line in read_jsonl(run.path / METRICS)), default=0.0)
-    tokens_per_step = trainer.stream.rows_per_step * length
-    speaker = Speaker(trainer.network, corpus.tokenizer, config.sample_prompts, config.sample_tokens, config.seed)
-    with graceful() as stop, console.progress("training", settled.max_steps) as bar:
-        callbacks: list[TrainerCallback] = [
-            StopWhenAsked(stop),
-            RecordMetrics(run, trainer.stream, length, seconds),
-            EarlyWords(run, speaker, config.sample_steps, bar.print),
-            ShowProgress(bar, tokens_per_step),
-        ]
-        for callback in callbacks:
-            trainer.add_callback(callback)
-        if step < settled.max_steps:
-            trainer.train_from(checkpoint)
-        elif checkpoint:
-            trainer.load_finished(checkpoint)
-    if stop and trainer.state.global_step < settled.max_steps:
-        raise Interrupted(
-            f"{run.path}: stopped by {stop.asked} at step {trainer.state.global_step:,} of {settled.max_steps:,}; a checkpoint is saved",
-            fix="the same command with --resume goes on from there",
-        )
+    evaluates = len(corpus.validation.starts) > 0
+    arguments = course.arguments(config, run, evaluates=evaluates)
+    return PHITrainer(model, arguments, stream=stream, validation=validation if evaluates else None, **course.options(config))
 
 
 def _finish(
     trainer: PHITrainer, config: PretrainConfig, parents: dict[str, Run], corpus: Corpus, length: int, run: RunWriter
 ) -> dict[str, Any]:
     """Choose the weights, measure them on the whole validation split, write `model/`."""
-    best = trainer.best_checkpoint
-    last_step = chosen = trainer.state.global_step
-    if config.load_best_model_at_end and best is not None and checkpoints.step_of(best) != last_step:
-        chosen = checkpoints.step_of(best) or last_step
-        trainer.load_weights(best)
-        run.log(f"step {chosen:,} had the least validation loss and is kept (load_best_model_at_end)")
+    last_step = trainer.state.global_step
     metrics: dict[str, Any] = {
         "steps": last_step,
-        "model_step": chosen,
+        "model_step": choose_weights(trainer, config, run),
         "tokens": last_step * trainer.stream.rows_per_step * length,
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
     }
