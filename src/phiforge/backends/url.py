@@ -70,7 +70,7 @@ class UrlBackend(BackendBase):
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
         try:
-            return urllib.request.urlopen(urllib.request.Request(self._base + route, data, headers), timeout=self._timeout)  # noqa: S310
+            return urllib.request.urlopen(urllib.request.Request(self._base + route, data, headers), timeout=self._timeout)
         except urllib.error.HTTPError as error:
             with error:
                 said = error.read(2000).decode("utf-8", "replace")

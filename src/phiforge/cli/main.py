@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The console entry: runs a verb and leaves with its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours say what a person needs
     hardware.configure_allocator()
     signal.signal(signal.SIGTERM, _on_terminate)
     sys.exit(_guarded(arguments))
