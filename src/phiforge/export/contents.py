@@ -19,7 +19,7 @@ from phiforge.export.layouts import Layout, is_tied
 from phiforge.export.tensors import TensorFiles, read_json
 from phiforge.export.vocabulary import read_vocabulary
 
-# Half a step of each type, relative to the value (F16, BF16) or to the largest of 32 neighbours (Q8_0: step max/127, scale in half precision).
+# Half a step of each type, relative to the value (F16, BF16) or to the largest in reach (Q8_0: step max/127, scale in half precision).
 HALF_STEP = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.5 / 127 + 2.0**-10}
 SMALLEST = {"F32": 0.0, "F16": 2.0**-25, "BF16": 2.0**-133, "Q8_0": 2.0**-17}  # half of the smallest step near zero
 

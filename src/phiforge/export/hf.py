@@ -87,7 +87,8 @@ def _about(model: Run, config: Mapping[str, Any]) -> Iterator[str]:
     made = "trained from scratch" if model.manifest.stage == "pretrain" and "model" not in model.manifest.parents else "made"
     if model.manifest.stage == "borrowed":
         made = "taken over"
-    yield f"A `{config.get('model_type')}` language model with {count_weights(model.model_dir):,} parameters (counted from its tensors), {made} with phiforge."
+    count = count_weights(model.model_dir)
+    yield f"A `{config.get('model_type')}` language model with {count:,} parameters (counted from its tensors), {made} with phiforge."
     yield ""
     shape = {
         "width": config.get("hidden_size") or config.get("n_embd"),

@@ -155,6 +155,8 @@ class NativeModel:
         self._lib = library()
         self._model = self._context = None
         self._batch: _Batch | None = None
+        _log.clear()
+        silence()
         self._model = self._lib.llama_model_load_from_file(str(path).encode(), self._lib.llama_model_default_params())
         if not self._model:
             raise PhiforgeError(f"llama.cpp can't load {path}: {_last_error()}")
@@ -269,8 +271,8 @@ class NativeModel:
 
 
 def _last_error() -> str:
-    """The last of llama.cpp's messages that speaks of a failure, in one line."""
+    """The first of llama.cpp's recent messages that speaks of a failure, in one line."""
     lines = [
         line.strip() for line in recent_log().splitlines() if re.search(r"error|fail|invalid|unknown|missing|unable", line, re.IGNORECASE)
     ]
-    return lines[-1] if lines else "it gave no reason"
+    return lines[0] if lines else "it gave no reason"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from phiforge.core.atomic import write_text
 from phiforge.core.errors import ConfigError
@@ -84,7 +85,7 @@ def _plain_lines(text: str) -> Iterator[tuple[str, str]]:
             yield name, argument
 
 
-def render_modelfile(text: str, messages: Sequence[Mapping[str, str]]) -> str:
+def render_modelfile(text: str, messages: Sequence[Mapping[str, Any]]) -> str:
     """The conversation as Ollama will render it from this Modelfile, before the beginning-of-text token."""
     templates = parse_modelfile(text).get("TEMPLATE")
     if not templates:

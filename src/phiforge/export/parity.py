@@ -24,11 +24,12 @@ from phiforge.data.vocabulary import BOS
 from phiforge.export import sample
 from phiforge.export.contents import check_contents
 from phiforge.export.divergence import Divergence, compare
-from phiforge.export.gguf import Plan
+from phiforge.export.layouts import layout_of
 from phiforge.export.native import NativeModel, NativeUnavailable
 from phiforge.export.ollama import render_modelfile, template_for
 from phiforge.export.reference import Reference
 from phiforge.export.server import LlamaCpp
+from phiforge.export.tensors import read_json
 from phiforge.export.vocabulary import Vocabulary, read_vocabulary
 
 POSITIONS = 512
@@ -47,23 +48,23 @@ class Limit:
 LIMITS = {"F16": Limit(1e-4, 0.99), "BF16": Limit(1e-4, 0.99), "Q8_0": Limit(1e-3, 0.97)}
 
 
-def parity_gate(
-    model_dir: Path, gguf: Path, plan: Plan, *, outtype: str, modelfile: str | None = None, text: str | None = None
-) -> GateReport:
+def parity_gate(model_dir: Path, gguf: Path, *, outtype: str, modelfile: str | None = None, text: str | None = None) -> GateReport:
     """Hold `gguf` (and the text of a Modelfile) against the model folder it came from.
 
     `text` gives the positions at which probabilities are compared; held-out text of the model's own kind tells most. By default
     prose and code of ours. Never raises for a difference: the report says what differs.
     """
     reference = Reference(model_dir)
-    checks = check_contents(model_dir, gguf, plan.layout)
-    vocabulary = read_vocabulary(model_dir, plan.layout.dims(plan.config)["V"])
+    config = read_json(model_dir / "config.json")  # what the writer thought is not asked
+    layout = layout_of(config)
+    checks = check_contents(model_dir, gguf, layout)
+    vocabulary = read_vocabulary(model_dir, layout.dims(config)["V"])
     ids = positions(model_dir, text or sample.LOGITS_TEXT, vocabulary)
     note = f"transformers in float32 against llama.cpp, {outtype}, float32 cache, flash attention off"
     try:
         with _open(gguf) as candidate:
             checks.append(check_token_ids(model_dir, candidate, sample.TOKENS_TEXT, vocabulary))
-            checks += check_predictions(reference, candidate, ids, outtype.upper(), plan.layout.f32_tolerance)
+            checks += check_predictions(reference, candidate, ids, outtype.upper(), layout.f32_tolerance)
         checks += check_chat(model_dir, reference, gguf, vocabulary, modelfile)
     except PhiforgeError as error:
         checks.append(Check(name="llama.cpp runs the file", limit="yes", value="no", passed=False, note=error.what))
@@ -206,6 +207,8 @@ class ServedModel:
         about = self._server.get("/v1/models")["data"][0]["meta"]
         self.vocab_size = int(about["n_vocab"])
         self.window = min(window, int(about["n_ctx_train"]) - 1)
+        # Half a character or an end token brings no probabilities along, so a letter is made to come; the bias acts after they are taken.
+        self._plain = [[self._server.tokenize("a", add_special=False)[0], 1e4]]
 
     def __enter__(self) -> ServedModel:
         return self
@@ -234,7 +237,7 @@ class ServedModel:
         return chosen
 
     def _after(self, prefix: Sequence[int]) -> NDArray[np.float32]:
-        options = {"max_tokens": 1, "temperature": 0.0, "repeat_penalty": 1.0, "n_probs": self.vocab_size, "cache_prompt": True}
+        options = {"max_tokens": 1, "temperature": 0.0, "repeat_penalty": 1.0, "n_probs": self.vocab_size, "logit_bias": self._plain}
         reply = self._server.complete(prefix, **options).raw["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         row = np.full(self.vocab_size, -np.inf, np.float32)
         row[[entry["id"] for entry in reply]] = [entry["logprob"] for entry in reply]

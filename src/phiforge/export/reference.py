@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,6 @@ class Reference:
         """Whether the model has a chat template."""
         return bool(self._tokenizer.chat_template)
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The conversation through transformers' jinja, ready for the answer."""
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        return str(self._tokenizer.apply_chat_template([dict(message) for message in messages], tokenize=False, add_generation_prompt=True))

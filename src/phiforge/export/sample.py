@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from phiforge.data.chat import Message
+
 PROSE = """The mill stood where the river bent, and nobody in the village could say who had built it. In spring the water rose to the
 third step; by August you could cross on stones without wetting your shoes. Old Marta, who kept the key, used to tell the
 children that the wheel turned backwards once, on the night of the great frost, and that every clock in the valley lost an hour.
@@ -60,20 +62,22 @@ SCRIPTS = """Zażółć gęślą jaźń. Příliš žluťoučký kůň. Ça, c'e
 Каждый вечер мы считали звёзды и сбивались со счёта. Η γάτα κοιμάται στο παράθυρο. Կատուն քնած է։ კატას სძინავს.
 החתול ישן על החלון. القطة نائمة عند النافذة، والمطر لا يتوقف. گربه خوابیده است و باران می‌بارد.
 बिल्ली खिड़की पर सो रही है। বিড়ালটি জানালায় ঘুমাচ্ছে। பூனை ஜன்னலில் தூங்குகிறது. పిల్లి కిటికీ దగ్గర నిద్రపోతోంది. แมวนอนอยู่ริมหน้าต่าง ແມວນອນ ကြောင်အိပ်နေသည် ឆ្មាកំពុងដេក
-猫が窓辺で眠っています。カタカナとひらがな、漢字。 고양이가 창가에서 자고 있다. 小貓睡在窗邊,外面下著雨。𠮷野家 ᠮᠣᠩᠭᠣᠯ ድመቷ ተኝታለች ᏣᎳᎩ ⵜⴰⵎⴰⵣⵉⵖⵜ
+猫が窓辺で眠っています。カタカナとひらがな、漢字。 고양이가 창가에서 자고 있다. 小貓睡在窗邊,外面下著雨。𠮷野家 ᠮᠣᠩᠭᠣᠯ
+ድመቷ ተኝታለች ᏣᎳᎩ ⵜⴰⵎⴰⵣⵉⵖⵜ
 """
 
 SIGNS = """😀 👍🏽 👩‍👩‍👧‍👦 🇫🇷🇯🇵 ❤️‍🔥 🧑🏿‍🚀 ☕️ ✅ 1️⃣ 🏴󠁧󠁢󠁳󠁣󠁴󠁿 e\u0301 o\u0308 \u212b \ufb01 ½ ² ③ Ⅷ ٣٤٥ ४५६ 𝟙𝟚𝟛 𝔘𝔫𝔦 ∑ᵢ xᵢ² ≤ ∞ ∂f/∂x → ⇒ ∀ε>0 ∃δ
 « guillemets » „Gänsefüßchen“ ‘single’ “double” — – ‐ … · • † ‡ § ¶ © ® ™ € £ ¥ ₹ ₿ ° ′ ″
 a\u00a0b c\u2009d e\u3000f g\u200bh i\ufeffj k\u00adl \x0b\x0c|\r\n|\r|\n\n\n|    four|\t\ttabs|   \n  trailing   \n
-I'M we'Re THEY'LL don'T it'ſ 'tis ''' \"\"\" ``` {{x}} [[y]] <z> &amp; %20 $HOME #tag @name a_b-c.d/e\\f C++ C# .NET 3.14159 1e-10 0xFF 1,234,567 2024-02-30T25:61
+I'M we'Re THEY'LL don'T it'ſ 'tis ''' \"\"\" ``` {{x}} [[y]] <z> &amp; %20 $HOME #tag @name a_b-c.d/e\\f
+C++ C# .NET 3.14159 1e-10 0xFF 1,234,567 2024-02-30T25:61
 !!!??? ---- ==== ~~~~ **** //// \\\\\\\\ ;;;;;;;; ........ (((((((( aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 00000000000000000000
 """
 
 LOGITS_TEXT = PROSE + "\n" + CODE
 TOKENS_TEXT = PROSE + "\n" + CODE + "\n" + SCRIPTS + "\n" + SIGNS
 
-CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
+CONVERSATIONS: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "What's a mill?"},),
     (
         {"role": "system", "content": "You answer in one line.\nYou don't guess."},

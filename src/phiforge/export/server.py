@@ -13,7 +13,7 @@ import socket
 import threading
 import urllib.request
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ LOOPBACK = "127.0.0.1"
 SAMPLING: dict[str, float] = {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "repeat_penalty": 1.1}
 CACHE_RAM_MIB = 256  # of prompts seen before; llama.cpp's own default is 8 GiB
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ class LlamaCpp:
         _restore(handlers)
         self._holder = [server]
         self.base_url: str = _reachable(server.listening_address, host)
+        # Its loop starts after the constructor returns, and a stop that comes before that is lost (the join would hang for good);
+        # this question is answered by the loop itself.
+        self.get("/slots")
         self._finalizer = weakref.finalize(self, self._holder.clear)
 
     def __enter__(self) -> LlamaCpp:
@@ -115,14 +118,14 @@ class LlamaCpp:
 
     def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         """One request to the server over HTTP."""
-        request = urllib.request.Request(self.base_url + route, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=600) as response:  # noqa: S310 - the address is our own server's
+        request = urllib.request.Request(self.base_url + route, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=600) as response:
             data: dict[str, Any] = json.loads(response.read())
         return data
 
     def get(self, route: str) -> dict[str, Any]:
         """What the server tells about itself, over HTTP: `/v1/models`, `/props`, `/health`."""
-        with urllib.request.urlopen(self.base_url + route, timeout=60) as response:  # noqa: S310 - the address is our own server's
+        with urllib.request.urlopen(self.base_url + route, timeout=60) as response:
             data: dict[str, Any] = json.loads(response.read())
         return data
 
@@ -244,7 +247,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _reachable(address: str, host: str) -> str:
-    return address.replace("0.0.0.0", LOOPBACK) if host == "0.0.0.0" else address  # noqa: S104 - only rewritten, never bound
+    return address.replace("0.0.0.0", LOOPBACK) if host == "0.0.0.0" else address
 
 
 def _plain(prompt: str | Sequence[int]) -> str | list[int]:
@@ -253,7 +256,7 @@ def _plain(prompt: str | Sequence[int]) -> str | list[int]:
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in options.items() if value is not None}
-    if unknown := set(given) - {"max_tokens", "min_p", "seed", "stop", "n_probs", "cache_prompt", "json_schema", "grammar", *SAMPLING}:
+    if unknown := set(given) - {"max_tokens", "min_p", "seed", "stop", "n_probs", "cache_prompt", "logit_bias", "json_schema", "grammar", *SAMPLING}:
         raise ConfigError(f"unknown sampling option {sorted(unknown)[0]!r}")
     return {"max_tokens": 128, "min_p": 0.0, **SAMPLING, **given}
 

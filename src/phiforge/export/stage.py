@@ -80,7 +80,7 @@ def _gate(config: ExportConfig, model: Run, written: Written, text: str | None, 
 
     started = time.monotonic()
     kind = config.outtype.upper()
-    report = parity_gate(model.model_dir, written.path, written.plan, outtype=kind, modelfile=text, text=held_out_text(model))
+    report = parity_gate(model.model_dir, written.path, outtype=kind, modelfile=text, text=held_out_text(model))
     run.gate(report)
     for check in report.checks:
         run.log(("  ok      " if check.passed else "  FAILED  ") + check.line())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from phiforge.core.errors import ConfigError, DataError
 from phiforge.data import pretokenizers
@@ -35,7 +35,7 @@ class Vocabulary:
     add_bos: bool
     chat_template: str | None
     padded: int  # ids that the model has and the tokenizer does not
-    normalizer: str  # "" or a Unicode normal form that the tokenizer applies and llama.cpp does not
+    normalizer: Literal["", "NFC", "NFKC"]  # "" or a Unicode normal form that the tokenizer applies and llama.cpp does not
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
@@ -98,11 +98,11 @@ def _adds_bos(data: Mapping[str, Any], config: Mapping[str, Any], bos: str) -> b
     return bool(config.get("add_bos_token"))
 
 
-def _normalizer(path: Path, normalizer: Mapping[str, Any] | None) -> str:
+def _normalizer(path: Path, normalizer: Mapping[str, Any] | None) -> Literal["", "NFC", "NFKC"]:
     if not normalizer or (normalizer.get("type") == "Sequence" and not normalizer.get("normalizers")):
         return ""
     if normalizer.get("type") in ("NFC", "NFKC"):
-        return str(normalizer["type"])
+        return "NFC" if normalizer["type"] == "NFC" else "NFKC"
     raise ConfigError(
         f"{path}: llama.cpp does not apply a {normalizer.get('type')} normalizer", fix="train with a tokenizer that does not normalize"
     )
