@@ -13,6 +13,9 @@ from pathlib import Path
 import zstandard
 
 from phiforge.core.errors import DataError
+from phiforge.data.reading import read_lines
+
+_AGAIN = "run `phiforge data prepare` again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +51,14 @@ class DocumentFile:
         """Raises DataError for a missing, damaged or foreign file, naming the line."""
         read = 0
         try:
-            with self.path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-                for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
-                    record = json.loads(line)
-                    read += 1
-                    yield Document(record["id"], record["text"], record["source"])
-        except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror or error}", fix="run `phiforge data prepare` again") from None
-        except (zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
-            reason = f"damaged after document {read} ({type(error).__name__})"
-            raise DataError(f"{self.path}: {reason}", fix="run `phiforge data prepare` again") from None
+            for _, line in read_lines(self.path, limit=1 << 31):
+                record = json.loads(line)
+                yield Document(record["id"], record["text"], record["source"])
+                read += 1
+        except DataError as error:
+            raise DataError(f"{error.what} (after document {read})", fix=_AGAIN) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.path}: damaged after document {read} ({type(error).__name__})", fix=_AGAIN) from None
 
 
 class DocumentWriter:
