@@ -40,6 +40,8 @@ def run(config: DataPrepareConfig, parents: dict[str, Run], run: RunWriter) -> d
     with atomic_dir(run.path / "documents") as folder:
         report = prepare(config, folder, say=run.log)
     write_json(run.path / "data.json", report)
+    for line in summary(report):
+        run.log(line)
     return {
         f"{side}_{what}": report["split"][side][what] for side in ("train", "validation") for what in ("documents", "bytes", "characters")
     }
@@ -68,6 +70,19 @@ def prepare(config: DataPrepareConfig, folder: Path, say: Callable[[str], None])
         **report,
         "split": {**how, "asked_fraction": config.validation_fraction, "seed": config.seed, **_shares(sides)},
     }
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """What a person should see of the report, a line each."""
+    sides = [(name, report["split"][side]) for name, side in (("to train on", "train"), ("held out", "validation"))]
+    lines = ["; ".join(f"{name}: {side['documents']:,} documents, {side['bytes']:,} bytes" for name, side in sides)]
+    if report["dropped"]:
+        lines.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items()))
+    for title, key in (("licence hints", "licences"), ("personal data", "personal_data")):
+        if report[key]:
+            found = ", ".join(f"{name} in {flag['documents']:,}" for name, flag in report[key].items())
+            lines.append(f"{title} (documents; nothing was removed, data.json says where): {found}")
+    return lines
 
 
 def _enough(survey: Survey) -> None:
