@@ -1,7 +1,7 @@
 """Compile one C file for this very processor, once, and load it. No compiler, no problem: the caller hears why and does without.
 
-The library is kept in the user's cache folder under a name that hashes the source, the compiler, its flags and the processor, so that a home
-folder shared by unlike machines, or an upgraded compiler, gets its own. `PHIFORGE_NATIVE=0` turns it off, `CC` names the compiler.
+The library is kept in the user's cache folder under a name that hashes the source, the compiler, its flags and the processor, so that a
+home folder shared by unlike machines, or an upgraded compiler, gets its own. `PHIFORGE_NATIVE=0` turns it off, `CC` names the compiler.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from phiforge.generate.config import SamplingConfig
+
 
 class Session(Protocol):
     """A batch under way. Rows are right-aligned: every row's newest token is at the same place."""
@@ -34,6 +36,10 @@ class Decoder(Protocol):
 
     def start(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Session, Tensor]:
         """Read the prompts (none empty); `room` tokens a row may follow. Returns the session and the logits (B, V) after each prompt."""
+        ...
+
+    def choose(self, logits: Tensor, config: SamplingConfig, uniforms: Tensor | None, seen: Tensor | None) -> Tensor:
+        """One token (B,) a row, as `sampling.sample` would."""
         ...
 
     def refresh(self) -> None:

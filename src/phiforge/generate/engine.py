@@ -4,9 +4,9 @@
     completions = engine.generate([[5, 6, 7], [8]], SamplingConfig(temperature=0.0, max_new_tokens=32), stop_ids=[2])
     for piece in engine.stream([5, 6, 7], sampling, tokenizer=tokenizer): print(piece.text, end="")
 
-Stock starcoder2 and llama models take the fast paths (`native`, `stock`); every other causal model goes through its own forward (`reference`).
-A prompt must leave room for one token in the model's context, or it is an error; a row that reaches the end of the context ends there with
-finish reason "context": nothing is dropped from the front of a prompt in silence.
+Stock starcoder2 and llama models take the fast paths (`native`, `stock`); every other causal model goes through its own forward
+(`reference`). A prompt must leave room for one token in the model's context, or it is an error; a row that reaches the end of the context
+ends there with finish reason "context": nothing is dropped from the front of a prompt in silence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from phiforge.generate.config import SamplingConfig
 from phiforge.generate.decoder import Decoder, Session
 from phiforge.generate.native import NativeDecoder
 from phiforge.generate.reference import ReferenceDecoder
-from phiforge.generate.sampling import sample
 from phiforge.generate.stock import StockDecoder, stock_shape
 from phiforge.generate.text import Decodes, TextStream
 
@@ -34,7 +33,8 @@ Path = Literal["auto", "native", "stock", "reference"]
 
 @dataclass(frozen=True)
 class Completion:
-    """What was made for one prompt. `ids` are the new ids as sampled, a stop id included; `text` (with a tokenizer) ends before any stop."""
+    """What was made for one prompt. `ids` are the new ids as sampled, a stop id included; `text` (with a tokenizer) ends before any
+    stop."""
 
     ids: list[int]
     finish_reason: FinishReason
@@ -61,13 +61,15 @@ class _Row:
     uniforms: Tensor | None  # (budget,) the row's own randomness, drawn beforehand
     text: TextStream | None
     ids: list[int]
+    reason: FinishReason | None = None
 
 
 class Engine:
     """A model that generates.
 
-    `path` "auto" takes the fastest that the model, the device and the machine allow; naming one that can't run is an error. `dtype` bfloat16
-    halves the weights of the stock path. Weights are copied when the engine is made: call `refresh()` after the model was trained further.
+    `path` "auto" takes the fastest that the model, the device and the machine allow; naming one that can't run is an error. `dtype`
+    bfloat16 halves the weights of the stock path. Weights are copied when the engine is made: call `refresh()` after the model was trained
+    further.
     """
 
     def __init__(self, model: nn.Module, *, dtype: torch.dtype = torch.float32, path: Path = "auto", max_batch: int = 64) -> None:
@@ -75,7 +77,7 @@ class Engine:
             raise ConfigError(f"max_batch={max_batch}: at least 1 row", fix="leave it out for 64")
         self.model = model
         self.max_batch = max_batch
-        self.decoder = _choose(model, dtype, path)
+        self.decoder = choose_decoder(model, dtype, path)
 
     @property
     def context_length(self) -> int | None:
@@ -98,24 +100,23 @@ class Engine:
     ) -> list[Completion]:
         """Complete every prompt; the completions in the prompts' order.
 
-        Prompts may differ in length. Row i draws from its own stream, seeded with `sampling.seed + i` (or `seeds[i]`), so what it samples does
-        not depend on the rows around it. `stop_ids` end a row; so do `sampling.stop` texts, which need the tokenizer.
+        Prompts may differ in length. Row i draws from its own stream, seeded with `sampling.seed + i` (or `seeds[i]`), so what it samples
+        does not depend on the rows around it. `stop_ids` end a row; so do `sampling.stop` texts, which need the tokenizer.
         `on_token(row, id)` is called for every new id.
         """
         rows = self._rows(prompts, sampling, tokenizer, seeds)
-        reasons: dict[int, FinishReason] = {}
         stops = frozenset(stop_ids)
-        for batch in self._batches(rows):
-            for row, token, reason in self._run(batch, sampling, stops):
+        for rows_together in self._batches(rows):
+            for fresh in self._run(rows_together, sampling, stops):
                 if on_token is not None:
-                    on_token(row.index, token)
-                if reason is not None:
-                    reasons[row.index] = reason
+                    for row, token in fresh:
+                        on_token(row.index, token)
         completions = []
         for row in rows:
+            assert row.reason is not None
             if row.text is not None:
                 row.text.finish()
-            completions.append(Completion(row.ids, reasons[row.index], row.text.text if row.text is not None else ""))
+            completions.append(Completion(row.ids, row.reason, row.text.text if row.text is not None else ""))
         return completions
 
     def stream(
@@ -129,12 +130,11 @@ class Engine:
         """Complete one prompt piece by piece. Texts hold whole characters only; the last piece has no id and carries the finish reason."""
         (row,) = self._rows([prompt], sampling, tokenizer, None)
         shown = 0
-        for _, token, reason in self._run([row], sampling, frozenset(stop_ids)):
+        for fresh in self._run([row], sampling, frozenset(stop_ids)):
             ready = "" if row.text is None else row.text.shown
-            yield Piece([token], ready[shown:])
+            yield Piece([token for _, token in fresh], ready[shown:])
             shown = len(ready)
-            if reason is not None:
-                yield Piece([], "" if row.text is None else row.text.finish(), reason)
+        yield Piece([], "" if row.text is None else row.text.finish(), row.reason)
 
     def _rows(
         self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, tokenizer: Decodes | None, seeds: Sequence[int] | None
@@ -179,52 +179,67 @@ class Engine:
         context = self.decoder.context_length
         return context is None or longest + max(row.budget for row in batch) <= context
 
-    def _run(self, batch: list[_Row], sampling: SamplingConfig, stops: frozenset[int]) -> Iterator[tuple[_Row, int, FinishReason | None]]:
-        """Generate for one batch; yields (row, new id, finish reason or None) as ids are chosen."""
+    def _run(self, rows: list[_Row], sampling: SamplingConfig, stops: frozenset[int]) -> Iterator[Iterable[tuple[_Row, int]]]:
+        """Generate for rows that fit one batch; yields, step by step, the new id of each live row."""
         training = self.model.training
         if training:
             self.model.eval()
         try:
-            yield from _Batch(self.decoder, batch, sampling, stops).run()
+            yield from _Batch(self.decoder, rows, sampling, stops).run()
         finally:
             if training:
                 self.model.train()
 
 
 class _Batch:
-    """Rows that step together; the finished ones leave once they are a quarter of the batch (leaving costs a copy of the cache)."""
+    """Rows that step together; the finished ones leave once they are a quarter of the batch (leaving costs a copy of the cache).
+
+    New ids are kept as columns, one list a step, and handed to their rows when rows leave: a step costs no Python loop over the rows unless
+    a row may end there.
+    """
 
     def __init__(self, decoder: Decoder, rows: list[_Row], sampling: SamplingConfig, stops: frozenset[int]) -> None:
         self.decoder, self.rows, self.sampling, self.stops = decoder, rows, sampling, stops
-        self.done = [False] * len(rows)
+        self.columns: list[list[int]] = []
+        self.flushed = 0  # steps whose ids the rows already have
+        self.watched = any(row.text is not None for row in rows)
         self.seen: Tensor | None = None
         self.uniforms: Tensor | None = None
 
-    def run(self) -> Iterator[tuple[_Row, int, FinishReason | None]]:
+    def run(self) -> Iterator[Iterable[tuple[_Row, int]]]:
         room = max(row.budget for row in self.rows)
-        with torch.inference_mode():
-            session, logits = self.decoder.start([row.prompt for row in self.rows], room)
-            self._prepare(logits, room)
-        for step in range(room):
-            with torch.inference_mode():  # not around the yield: the caller's code must not run in inference mode
-                tokens = self._choose(logits, step)
-                chosen = tokens.tolist()
-            yield from self._take(chosen)
-            if all(self.done):
-                return
+        nearest = min(row.budget for row in self.rows)
+        try:
             with torch.inference_mode():
-                if 4 * sum(self.done) >= len(self.done):
-                    tokens = self._leave(session, tokens)
-                logits = session.step(tokens)
+                session, logits = self.decoder.start([row.prompt for row in self.rows], room)
+                self._prepare(logits, room)
+            for step in range(room):
+                with torch.inference_mode():  # not around the yield: the caller's code must not run in inference mode
+                    tokens = self._choose(logits, step)
+                    chosen = tokens.tolist()
+                self.columns.append(chosen)
+                live = [row.reason is None for row in self.rows]
+                if self.watched or step + 1 >= nearest or not self.stops.isdisjoint(chosen):
+                    self._end_rows(chosen, step)
+                yield ((row, token) for row, token, was_live in zip(self.rows, chosen, live, strict=True) if was_live)
+                done = sum(row.reason is not None for row in self.rows)
+                if done == len(self.rows):
+                    return
+                with torch.inference_mode():
+                    if 4 * done >= len(self.rows):
+                        tokens = self._leave(session, tokens)
+                    logits = session.step(tokens)
+        finally:
+            self._flush()
 
     def _prepare(self, logits: Tensor, room: int) -> None:
-        """What sampling needs beside the logits: (B, room) uniforms and, with a repetition penalty, the tokens seen (B, V)."""
+        """What sampling needs beside the logits: (room, B) uniforms and, with a repetition penalty, the tokens seen (B, V)."""
         if not self.sampling.greedy:
-            self.uniforms = torch.zeros(len(self.rows), room)
-            for line, row in zip(self.uniforms, self.rows, strict=True):
+            uniforms = torch.zeros(room, len(self.rows))
+            for place, row in enumerate(self.rows):
                 if row.uniforms is not None:
-                    line[: row.budget] = row.uniforms
-            self.uniforms = self.uniforms.to(logits.device)
+                    uniforms[: row.budget, place] = row.uniforms
+            self.uniforms = uniforms.to(logits.device)
         if self.sampling.repetition_penalty != 1:
             self.seen = torch.zeros(logits.shape, dtype=torch.bool)
             for line, row in zip(self.seen, self.rows, strict=True):
@@ -232,38 +247,41 @@ class _Batch:
             self.seen = self.seen.to(logits.device)
 
     def _choose(self, logits: Tensor, step: int) -> Tensor:
-        tokens = sample(logits, self.sampling, None if self.uniforms is None else self.uniforms[:, step], self.seen)
+        tokens = self.decoder.choose(logits, self.sampling, None if self.uniforms is None else self.uniforms[step], self.seen)
         if self.seen is not None:
             self.seen.scatter_(1, tokens[:, None], True)
         return tokens
 
-    def _take(self, chosen: list[int]) -> Iterator[tuple[_Row, int, FinishReason | None]]:
-        """Hand each live row its token and see whether that ends it."""
-        for place, (row, token) in enumerate(zip(self.rows, chosen, strict=True)):
-            if self.done[place]:
+    def _end_rows(self, chosen: list[int], step: int) -> None:
+        """See which live rows end with their new id: at a stop id, a stop text, or the end of their budget."""
+        for row, token in zip(self.rows, chosen, strict=True):
+            if row.reason is not None:
                 continue
-            row.ids.append(token)
-            reason: FinishReason | None = None
             if token in self.stops:
-                reason = "stop"
-            else:
-                if row.text is not None:
-                    row.text.push(token)
-                    if row.text.stopped:
-                        reason = "stop"
-                if reason is None and len(row.ids) == row.budget:
-                    reason = row.at_budget
-            self.done[place] = reason is not None
-            yield row, token, reason
+                row.reason = "stop"
+            elif row.text is not None:
+                row.text.push(token)
+                row.reason = "stop" if row.text.stopped else None
+            if row.reason is None and step + 1 == row.budget:
+                row.reason = row.at_budget
+            if row.reason is not None:
+                row.budget = step + 1  # ids after this one are not the row's
+
+    def _flush(self) -> None:
+        """Hand the columns since the last flush to their rows."""
+        for row, ids in zip(self.rows, zip(*self.columns, strict=True), strict=bool(self.columns)):
+            row.ids.extend(ids[: row.budget - self.flushed])
+        self.flushed += len(self.columns)
+        self.columns = []
 
     def _leave(self, session: Session, tokens: Tensor) -> Tensor:
         """Drop the finished rows from the batch and everything that goes with it."""
-        live = [place for place, done in enumerate(self.done) if not done]
+        self._flush()
+        live = [place for place, row in enumerate(self.rows) if row.reason is None]
         places = torch.tensor(live, device=tokens.device)
         session.keep(places)
         self.rows = [self.rows[place] for place in live]
-        self.done = [False] * len(live)
-        self.uniforms = None if self.uniforms is None else self.uniforms[places]
+        self.uniforms = None if self.uniforms is None else self.uniforms[:, places]
         self.seen = None if self.seen is None else self.seen[places]
         return tokens[places]
 
@@ -283,7 +301,7 @@ def _check_prompt(index: int, ids: list[int], vocabulary: int, context: int | No
         )
 
 
-def _choose(model: nn.Module, dtype: torch.dtype, path: Path) -> Decoder:
+def choose_decoder(model: nn.Module, dtype: torch.dtype, path: Path) -> Decoder:
     """The decoder for a model: the fastest that can run it, or the one that was named."""
     shape = None if path == "reference" else stock_shape(model)
     if shape is None:

@@ -2,8 +2,8 @@
  *
  * At widths of a few hundred a token's matrix products take microseconds, and calling a framework once per operation costs as much as the
  * operations themselves; here nothing stands between them. Compiled by `native.py` for the processor it runs on (GCC or Clang vector
- * extensions, no intrinsics, no dependency); `stock.py` is the same computation in torch and the fallback, `reference.py` what both are held to.
- *
+ * extensions, no intrinsics, no dependency); `stock.py` is the same computation in torch and the fallback, `reference.py` what both are
+ * held to. *
  * Weights come packed in panels: columns in groups of PANEL, each group (K, PANEL) contiguous, so a product streams them in order.
  * Keys are cached transposed (head_dim, capacity): scores of neighbouring places are neighbours in a vector. All floats are fp32.
  */
@@ -85,14 +85,17 @@ static inline void put(float *y, vec v, int columns, int finish) {
     for (int i = 0; i < columns; i++) y[i] = finish == ADD ? y[i] + edge[i] : edge[i];
 }
 
-#define TILE_OF(ROWS, EACH)                                                                                                    \
-    static void tile##ROWS(int K, const float *x, int ldx, const float *w, vec b0, vec b1, float *y, int ldy, int columns, int finish) { \
-        EACH(TILE_BEGIN)                                                                                                       \
-        for (int k = 0; k < K; k++, w += PANEL) {                                                                              \
-            vec w0 = load(w), w1 = load(w + LANES);                                                                            \
-            EACH(TILE_STEP)                                                                                                    \
-        }                                                                                                                      \
-        EACH(TILE_END)                                                                                                         \
+/* `ahead` is fetched while the tile is computed, a line every second step: a quarter of a panel in all. */
+#define TILE_OF(ROWS, EACH)                                                                                    \
+    static void tile##ROWS(int K, const float *x, int ldx, const float *w, vec b0, vec b1, float *y, int ldy,  \
+                           int columns, int finish, const float *ahead) {                                      \
+        EACH(TILE_BEGIN)                                                                                       \
+        for (int k = 0; k < K; k++, w += PANEL, ahead += PANEL / 4) {                                          \
+            __builtin_prefetch(ahead);                                                                         \
+            vec w0 = load(w), w1 = load(w + LANES);                                                            \
+            EACH(TILE_STEP)                                                                                    \
+        }                                                                                                      \
+        EACH(TILE_END)                                                                                         \
     }
 #define TILE_BEGIN(i) const float *x##i = x + (int64_t)i * ldx; vec a##i = b0, c##i = b1;
 #define TILE_STEP(i) a##i += w0 * x##i[k]; c##i += w1 * x##i[k];
@@ -118,22 +121,27 @@ static void tile1(int K, const float *x, const float *w, vec b0, vec b1, float *
     put(y + LANES, c + c1 + (c2 + c3), columns - LANES, finish);
 }
 
-/* `bias` is padded to whole panels, or NULL. Rows go in blocks so that a block of X stays in the cache while every panel passes over it. */
+/* `bias` is padded to whole panels, or NULL. Rows go in blocks so that a block of X stays in the cache while every panel passes over it.
+ * The first four tiles of a block fetch the next panel, a quarter each: at batch 32 the weights come from memory once a token (5 %
+ * measured). */
 void phiforge_product(int M, int N, int K, const float *x, int ldx, const float *w, const float *bias, float *y, int ldy, int finish) {
     const int block = 128;
     for (int top = 0; top < M; top += block) {
         int bottom = top + block < M ? top + block : M;
-        const float *panel = w;
-        for (int n = 0; n < N; n += PANEL, panel += (int64_t)K * PANEL) {
+        const float *panel = w, *next = w;
+        for (int n = 0; n < N; n += PANEL, panel = next) {
             vec b0 = bias ? load(bias + n) : (vec){0}, b1 = bias ? load(bias + n + LANES) : (vec){0};
-            int m = top;
+            const float *xm = x + (int64_t)top * ldx;
+            float *ym = y + (int64_t)top * ldy + n;
+            int m = top, tile = 0;
+            next = panel + (int64_t)K * PANEL;
 #if WIDE_TILES
-            for (; m + 8 <= bottom; m += 8)
-                tile8(K, x + (int64_t)m * ldx, ldx, panel, b0, b1, y + (int64_t)m * ldy + n, ldy, N - n, finish);
+            for (; m + 8 <= bottom; m += 8, tile++, xm += 8 * (int64_t)ldx, ym += 8 * (int64_t)ldy)
+                tile8(K, xm, ldx, panel, b0, b1, ym, ldy, N - n, finish, next + (tile & 3) * (int64_t)K * (PANEL / 4));
 #endif
-            for (; m + 4 <= bottom; m += 4)
-                tile4(K, x + (int64_t)m * ldx, ldx, panel, b0, b1, y + (int64_t)m * ldy + n, ldy, N - n, finish);
-            for (; m < bottom; m++) tile1(K, x + (int64_t)m * ldx, panel, b0, b1, y + (int64_t)m * ldy + n, N - n, finish);
+            for (; m + 4 <= bottom; m += 4, tile++, xm += 4 * (int64_t)ldx, ym += 4 * (int64_t)ldy)
+                tile4(K, xm, ldx, panel, b0, b1, ym, ldy, N - n, finish, next + (tile & 3) * (int64_t)K * (PANEL / 4));
+            for (; m < bottom; m++, xm += ldx, ym += ldy) tile1(K, xm, panel, b0, b1, ym, N - n, finish);
         }
     }
 }
@@ -197,7 +205,8 @@ static void turn(float *x, const float *cosine, const float *sine, int half) {
 }
 
 /* Attention of one query head over places [begin, end) of one row: keys (d, capacity), values (capacity, padded d). q is already scaled. */
-static void attend(const float *q, int d, const float *keys, const float *values, int capacity, int begin, int end, float *score, float *out) {
+static void attend(const float *q, int d, const float *keys, const float *values, int capacity, int begin, int end,
+                   float *score, float *out) {
     int low = begin / LANES * LANES, high = rounded(end), padded = rounded(d), t = low;
     for (; t + 4 * LANES <= high; t += 4 * LANES) {
         vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
@@ -276,9 +285,9 @@ static void remember(const Model *m, float *qkv, int rows, int count, int begin,
 }
 
 /* Read `count` new tokens of `rows` rows; ids (rows, count); `begin` places are in the cache already.
- * keys (layers, all_rows, kv, head_dim, capacity) and values (layers, all_rows, kv, capacity, padded head_dim) point at this call's first row;
- * capacity is a multiple of LANES. pads: unused places before each row. want: whether logits (rows, vocab) after the last token are needed.
- * work: rows * count * (2 width + (heads + 2 kv) d + heads d + (1 or 2) mlp) + capacity floats. */
+ * keys (layers, all_rows, kv, head_dim, capacity) and values (layers, all_rows, kv, capacity, padded head_dim) point at this call's first
+ * row; capacity is a multiple of LANES. pads: unused places before each row. want: whether logits (rows, vocab) after the last token are
+ * needed. work: rows * count * (2 width + (heads + 2 kv) d + heads d + (1 or 2) mlp) + capacity floats. */
 void phiforge_read(const Model *m, const int64_t *ids, const int64_t *pads, int rows, int all_rows, int count, int begin, int capacity,
                    float *keys, float *values, float *work, float *logits, int want) {
     int D = (int)m->width, d = (int)m->head_dim, H = (int)m->heads, G = (int)m->kv_heads, F = (int)m->mlp;

@@ -1,15 +1,17 @@
 """The fast path in C (`native.c`) for stock layouts on a CPU, fp32, where the machine has a compiler; `stock.py` is the fallback.
 
-At the sizes this project trains (widths of 128 to 512) torch spends as long on calling an operation as on doing it; one call a token for the
-whole model is what makes sampling several times faster. Rows are shared out over torch's number of threads.
+At the sizes this project trains (widths of 128 to 512) torch spends as long on calling an operation as on doing it; one call a token for
+the whole model is what makes sampling several times faster. Rows are shared out over torch's number of threads.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from phiforge.generate.compiler import Unavailable, load
+from phiforge.generate.config import SamplingConfig
 from phiforge.generate.decoder import pad_left
+from phiforge.generate.sampling import sample
 from phiforge.generate.stock import Layer, StockShape, prepare_layer, rope_table, side_by_side
 
 # Beyond this, decoding is bound by memory, where torch's threads do as well without a packed copy of the weights.
@@ -115,7 +119,8 @@ class NativeDecoder:
         if isinstance(made, str):
             raise Unavailable(made)
         self.library, self.model, self.shape = made, model, shape
-        self.vocab_size, self.context_length = shape.vocab_size, shape.context_length
+        self.vocab_size = shape.vocab_size
+        self.context_length: int | None = shape.context_length
         self.qkv_width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
         self.panel, self.lanes = made.phiforge_panel(), made.phiforge_lanes()
         self.refresh()
@@ -133,12 +138,13 @@ class NativeDecoder:
         rotation = rope_table(model, shape.context_length)
         embedding = base.embed_tokens.weight.detach().float().clone()
         self._c_model = _CModel(
-            int(shape.family == "llama"), shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_dim, shape.mlp, shape.vocab_size,
-            shape.epsilon, self._keep(embedding), self._first_table(layers[0], embedding, base.layers[0].input_layernorm),
+            int(shape.family == "llama"), shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_dim, shape.mlp,
+            shape.vocab_size, shape.epsilon, self._keep(embedding), self._first_table(layers[0], embedding, base.layers[0].input_layernorm),
             self._keep(rotation.real.contiguous()), self._keep(rotation.imag.contiguous()),
             self._keep(base.norm.weight.detach().float().clone()), self._keep(_copy(getattr(base.norm, "bias", None))),
             self._keep(pack(head, self.panel)), self._keep(fill_up(head_bias, self.panel)), self._layers,
         )  # fmt: skip
+        self.c_pointer = ctypes.addressof(self._c_model)
 
     def _keep(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -164,8 +170,10 @@ class NativeDecoder:
         session = NativeSession(self, pads, len(rows[0]) + room)
         return session, session.read(torch.tensor(rows))
 
-    def best(self, logits: Tensor) -> Tensor:
-        """The likeliest token (B,) of logits (B, V)."""
+    def choose(self, logits: Tensor, config: SamplingConfig, uniforms: Tensor | None, seen: Tensor | None) -> Tensor:
+        """One token (B,) a row, as `sampling.sample` would."""
+        if not config.greedy or seen is not None:
+            return sample(logits, config, uniforms, seen)
         tokens = torch.empty(logits.shape[0], dtype=torch.int64)
         self.library.phiforge_best(logits.data_ptr(), logits.shape[0], logits.shape[1], tokens.data_ptr())
         return tokens
@@ -175,27 +183,48 @@ def _copy(value: Any) -> Tensor | None:
     return None if value is None else value.detach().float().clone()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Share:
+    """Rows that one call reads: the first, how many, and the addresses where what belongs to them begins."""
+
+    first: int
+    rows: int
+    keys: int
+    values: int
+    pads: int
+    logits: int
+    work: Tensor
+
+
 class NativeSession:
-    """A batch with its cache: keys (layers, B, kv, head_dim, capacity), values (layers, B, kv, capacity, head_dim filled up to lanes)."""
+    """A batch with its cache: keys (layers, B, kv, head_dim, capacity), values (layers, B, kv, capacity, head_dim filled up to lanes).
+
+    Nothing in the cache is initialised: places that a row has not written are never read, or overwritten with -inf before they count.
+    """
 
     def __init__(self, decoder: NativeDecoder, pads: list[int], room: int) -> None:
         shape, lanes = decoder.shape, decoder.lanes
         self.decoder, self.length = decoder, 0
         self.capacity = -(-room // lanes) * lanes
-        # Lanes beyond head_dim and places not yet written are multiplied by zero, so they must be finite: zeros.
-        self.keys = torch.zeros(shape.layers, len(pads), shape.kv_heads, shape.head_dim, self.capacity)
-        self.values = torch.zeros(shape.layers, len(pads), shape.kv_heads, self.capacity, -(-shape.head_dim // lanes) * lanes)
+        self.keys = torch.empty(shape.layers, len(pads), shape.kv_heads, shape.head_dim, self.capacity)
+        self.values = torch.empty(shape.layers, len(pads), shape.kv_heads, self.capacity, -(-shape.head_dim // lanes) * lanes)
         self.pads = torch.tensor(pads, dtype=torch.int64)
-        self.work = torch.empty(0)
         threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(threads) if threads > 1 and len(pads) >= 2 * _ROWS_A_THREAD else None
-        self.parts = threads if self.pool else 1
+        self._plan_step()
+
+    def _plan_step(self) -> None:
+        """Fix what all single-token calls share: logits, working memory and the pointers."""
+        self.logits = torch.empty(len(self.pads), self.decoder.shape.vocab_size)
+        self.step_calls = self._calls(1, self.logits)
 
     def keep(self, rows: Tensor) -> None:
         self.keys, self.values, self.pads = self.keys[:, rows], self.values[:, rows], self.pads[rows]
+        self._plan_step()
 
     def step(self, tokens: Tensor) -> Tensor:
-        return self._read(tokens.contiguous(), 1, True)
+        self._run(self.step_calls, tokens.contiguous(), 1, 1)
+        return self.logits
 
     def read(self, ids: Tensor) -> Tensor:
         """Append ids (B, N); the logits (B, V) after the last."""
@@ -203,34 +232,41 @@ class NativeSession:
         chunk = max(_PREFILL_ROWS // rows, 1)
         for begin in range(0, count, chunk):
             part = ids[:, begin : begin + chunk].contiguous()
-            logits = self._read(part, part.shape[1], begin + chunk >= count)
-        return logits
+            self._run(self._calls(part.shape[1], self.logits), part, part.shape[1], int(begin + chunk >= count))
+        return self.logits
 
-    def _read(self, ids: Tensor, count: int, want: bool) -> Tensor:
+    def _calls(self, count: int, logits: Tensor) -> list[_Share]:
+        """Each thread's share of the rows, with its own working memory."""
         decoder, shape, rows = self.decoder, self.decoder.shape, len(self.pads)
         each = 2 * shape.width + decoder.qkv_width + shape.heads * shape.head_dim + shape.mlp * (1 + (shape.family == "llama"))
-        parts = [(rows * part // self.parts, rows * (part + 1) // self.parts) for part in range(self.parts)]
-        needed = rows * count * each + len(parts) * self.capacity
-        if self.work.numel() < needed or count > 1:
-            self.work = torch.empty(needed)
-        logits = torch.empty(rows, shape.vocab_size)
-
-        def call(first: int, behind: int, part: int) -> None:
-            decoder.library.phiforge_read(
-                *(ctypes.byref(decoder._c_model), ids.data_ptr() + 8 * first * count, self.pads.data_ptr() + 8 * first),
-                *(behind - first, rows, count, self.length, self.capacity),
-                *(self.keys.data_ptr() + 4 * self.keys.stride(1) * first, self.values.data_ptr() + 4 * self.values.stride(1) * first),
-                *(
-                    self.work.data_ptr() + 4 * (first * count * each + part * self.capacity),
-                    logits.data_ptr() + 4 * first * shape.vocab_size,
-                ),
-                int(want),
+        parts = torch.get_num_threads() if self.pool is not None else 1
+        edges = [rows * part // parts for part in range(parts + 1)]
+        return [
+            _Share(
+                first=first,
+                rows=behind - first,
+                keys=self.keys[:, first:].data_ptr(),
+                values=self.values[:, first:].data_ptr(),
+                pads=self.pads[first:].data_ptr(),
+                logits=logits[first:].data_ptr(),
+                work=torch.empty((behind - first) * count * each + self.capacity),
             )
+            for first, behind in itertools.pairwise(edges)
+            if behind > first
+        ]
+
+    def _run(self, shares: list[_Share], ids: Tensor, count: int, want: int) -> None:
+        """Read ids (B, count), each share of the rows in its own thread (the compiled code runs without the interpreter's lock)."""
+        model, read = self.decoder.c_pointer, self.decoder.library.phiforge_read
+        all_rows, at, length, capacity = len(self.pads), ids.data_ptr(), self.length, self.capacity
+
+        def call(s: _Share) -> None:
+            here = at + 8 * s.first * count
+            read(model, here, s.pads, s.rows, all_rows, count, length, capacity, s.keys, s.values, s.work.data_ptr(), s.logits, want)
 
         if self.pool is None:
-            call(0, rows, 0)
+            call(shares[0])
         else:
-            for done in [self.pool.submit(call, first, behind, part) for part, (first, behind) in enumerate(parts) if behind > first]:
+            for done in [self.pool.submit(call, share) for share in shares]:
                 done.result()
         self.length += count
-        return logits

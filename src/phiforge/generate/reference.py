@@ -10,15 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from phiforge.generate.decoder import pad_left
+from phiforge.generate.sampling import sample
 
 
 class ReferenceDecoder:
-    """Generation through `model(input_ids=..., past_key_values=..., use_cache=True)`; without a cache the whole row is read again each step.
+    """Generation through `model(input_ids=..., past_key_values=..., use_cache=True)`; without a cache the whole row is read again each
+    step.
 
     A model whose forward takes no attention_mask can't have padded rows: prompts of unequal length then go through one length at a time.
     """
 
     name = "reference"
+    choose = staticmethod(sample)
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -1,10 +1,10 @@
 """Choosing tokens: pure functions on logits (B, V).
 
-`warp` is the plain form, in transformers' order (repetition penalty, temperature, top-k, top-p, min-p), and gives logits with -inf where a token
-is ruled out. `sample` draws from the same distribution without ever sorting the vocabulary: everything that is kept after top-k, top-p or
-min-p is a prefix of the tokens in falling order of probability, so a short top-k and one cumulative sum are enough. A draw uses one uniform
-number a row (inverse of the cumulative distribution), which the caller takes from the row's own stream: what a row samples does not depend on
-its neighbours.
+`warp` is the plain form, in transformers' order (repetition penalty, temperature, top-k, top-p, min-p), and gives logits with -inf where a
+token is ruled out. `sample` draws from the same distribution without ever sorting the vocabulary: everything that is kept after top-k,
+top-p or min-p is a prefix of the tokens in falling order of probability, so a short top-k and one cumulative sum are enough. A draw uses
+one uniform number a row (inverse of the cumulative distribution), which the caller takes from the row's own stream: what a row samples
+does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _PREFIX = 64  # tokens looked at first when top-p or min-p stands alone; grows u
 
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make tokens in `seen` (B, V, bool) less likely (penalty > 1): positive logits are divided, negative ones multiplied (CTRL, 1909.05858)."""
+    """Make tokens in `seen` (B, V, bool) less likely (penalty > 1): positive logits are divided, negative ones multiplied (CTRL,
+    1909.05858).
+    """
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 

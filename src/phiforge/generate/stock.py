@@ -1,9 +1,9 @@
 """starcoder2 and llama layouts, fast in plain torch: fused weights, a preallocated cache, few operations a token.
 
-What is done once, when the weights are prepared: q, k and v become one matrix (gate and up as well), transposed so that the product reads it
-in order; the rows of q and k are reordered so that RoPE's pairs lie side by side and the rotation is one complex product (attention scores
-don't change when q and k are permuted alike); 1/sqrt(head_dim) goes into q. Per token there is no mask, no position tensor and no growing
-copy. Rows are padded on the left and all share one position: RoPE scores depend on distances alone, so padding shifts nothing.
+What is done once, when the weights are prepared: q, k and v become one matrix (gate and up as well), transposed so that the product reads
+it in order; the rows of q and k are reordered so that RoPE's pairs lie side by side and the rotation is one complex product (attention
+scores don't change when q and k are permuted alike); 1/sqrt(head_dim) goes into q. Per token there is no mask, no position tensor and no
+growing copy. Rows are padded on the left and all share one position: RoPE scores depend on distances alone, so padding shifts nothing.
 `models/...forward` is the reference (`reference.py`).
 """
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phiforge.generate.decoder import pad_left
+from phiforge.generate.sampling import sample
 
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # kinds whose frequencies don't depend on the length
 
@@ -58,6 +59,7 @@ class Layer:
 
 def stock_shape(model: nn.Module) -> StockShape | None:
     """The shape of a model that the fast paths can run; None for everything else (it then takes the reference path)."""
+    whole: Any = model
     config: Any = getattr(model, "config", None)
     if type(model).__name__ not in ("Starcoder2ForCausalLM", "LlamaForCausalLM") or not type(model).__module__.startswith("transformers."):
         return None
@@ -71,7 +73,7 @@ def stock_shape(model: nn.Module) -> StockShape | None:
         and rope.get("rope_type", "default") in STATIC_ROPE
         and (window is None or window >= config.max_position_embeddings)
         and head_dim % 2 == 0
-        and all(type(part) in (nn.Linear, nn.Embedding) for part in (model.lm_head, model.model.embed_tokens))
+        and all(type(part) in (nn.Linear, nn.Embedding) for part in (whole.lm_head, whole.model.embed_tokens))
         and all(type(part) is nn.Linear for name, part in model.named_modules() if name.endswith(("_proj", "c_fc")))  # adapters: reference
     )
     if not plain:
@@ -122,7 +124,7 @@ def prepare_layer(block: Any, shape: StockShape, dtype: torch.dtype, *, paired: 
     out, out_bias = side_by_side((attention.o_proj, None, 1.0), dtype=dtype)
     down, down_bias = side_by_side((mlp.c_proj if shape.family == "starcoder2" else mlp.down_proj, None, 1.0), dtype=dtype)
 
-    def norm(part: Any, name: str) -> Tensor | None:
+    def norm(part: Any, name: str) -> Any:
         value = getattr(part, name, None)
         return None if value is None else value.detach().to(dtype, copy=True)
 
@@ -137,10 +139,12 @@ class StockDecoder:
 
     name = "stock"
     ragged = True
+    choose = staticmethod(sample)
 
     def __init__(self, model: nn.Module, shape: StockShape, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.shape, self.dtype = model, shape, dtype
-        self.vocab_size, self.context_length = shape.vocab_size, shape.context_length
+        self.vocab_size = shape.vocab_size
+        self.context_length: int | None = shape.context_length
         self.device = next(model.parameters()).device
         self.root = torch.tensor(shape.epsilon**0.5, device=self.device)
         self.refresh()
