@@ -139,6 +139,12 @@ def summarize(losses: TokenLosses, packed: PackedText, token_bytes: np.ndarray |
     )
 
 
+def bits_of_bytes(losses: TokenLosses, token_bytes: np.ndarray) -> np.ndarray:
+    """(bytes,) the bits of each token shared equally among the bytes it spells, in reading order: to hold beside a byte model."""
+    size = token_bytes[losses.token]
+    return np.repeat(losses.loss / np.maximum(size, 1) / math.log(2), size)
+
+
 def score_text(model: torch.nn.Module, packed: PackedText, *, token_bytes: np.ndarray | None = None, **options: Any) -> TextScores:
     """`summarize(token_losses(...))`; the options are those of `token_losses`."""
     return summarize(token_losses(model, packed, **options), packed, token_bytes)

@@ -16,8 +16,8 @@ from phiforge.data.pack import pack
 from phiforge.data.packed import Packed
 from phiforge.data.prepare import read_split
 from phiforge.data.tokenizer import Tokenizer
-from phiforge.evaluate.baselines import Baseline, compare_with, sentence
-from phiforge.evaluate.bits_per_byte import TextScores, summarize, token_losses
+from phiforge.evaluate.baselines import HELD_OUT_BYTES, Baseline, compare_with, sentence
+from phiforge.evaluate.bits_per_byte import TextScores, TokenLosses, bits_of_bytes, summarize, token_losses
 from phiforge.evaluate.config import EvaluateConfig
 from phiforge.models.inspect import count_parameters
 
@@ -37,7 +37,9 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
     context_length = config.context_length or int(getattr(model.config, "max_position_embeddings", 1024))
     _check_fit(config, model, tokenizer, context_length)
     notes = _held_out_notes(config, parents)
-    scores = _score(config, model, tokenizer, packed, context_length)
+    losses = _score(config, model, packed, context_length)
+    sizes = _sizes(tokenizer, losses, packed)
+    scores = summarize(losses, packed, sizes)
     if not np.isfinite(scores.bits_per_byte.value):
         raise PhiforgeError(
             f"{parents['model'].path}: the model's output is not a number on this text", fix="its training diverged: lower learning_rate"
@@ -51,6 +53,7 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
             lambda: (document.text for document in documents),
             order=config.ngram_order,
             train_bytes=config.baseline_bytes,
+            model_bits=bits_of_bytes(losses, sizes) if sizes is not None and packed.n_bytes <= HELD_OUT_BYTES else None,
         )
     summary = sentence(scores.bits_per_byte, baselines, seen=config.split == "train")
     atomic.write_json(
@@ -120,8 +123,7 @@ def _held_out_notes(config: EvaluateConfig, parents: dict[str, Run]) -> list[str
     return []
 
 
-def _score(config: EvaluateConfig, model: PreTrainedModel, tokenizer: Tokenizer, packed: Packed, context_length: int) -> TextScores:
-    sizes: np.ndarray | None = token_byte_lengths(tokenizer)
+def _score(config: EvaluateConfig, model: PreTrainedModel, packed: Packed, context_length: int) -> TokenLosses:
     with console.progress("scoring", packed.n_tokens - 2 * packed.n_documents) as bar:
         losses = token_losses(
             model,
@@ -135,9 +137,14 @@ def _score(config: EvaluateConfig, model: PreTrainedModel, tokenizer: Tokenizer,
         )
     if not len(losses.loss):
         raise DataError("there is no text to score", fix="prepare more text, or a larger validation_fraction")
-    if losses.complete and sizes is not None and int(sizes[losses.token].sum()) != packed.n_bytes:
-        sizes = None  # a borrowed tokenizer that changes the text (NFC): the text's own bytes count
-    return summarize(losses, packed, sizes)
+    return losses
+
+
+def _sizes(tokenizer: Tokenizer, losses: TokenLosses, packed: Packed) -> np.ndarray | None:
+    """Bytes of each token; None for a borrowed tokenizer that changes the text (NFC): then the text's own bytes count."""
+    sizes = token_byte_lengths(tokenizer)
+    changed = losses.complete and int(sizes[losses.token].sum()) != packed.n_bytes
+    return None if changed else sizes
 
 
 def _metrics(scores: TextScores, baselines: list[Baseline]) -> dict[str, Any]:

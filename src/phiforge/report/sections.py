@@ -111,7 +111,12 @@ def baselines(view: RunView) -> Markup:
     notes = []
     entries = [("this model", model.get("bits_per_byte"), True, "")]
     for b in dicts(found.get("baselines")):
-        entries.append((str(b.get("label", b.get("name", "?"))), b.get("bits_per_byte"), False, str(b.get("about", ""))))
+        label, gap = str(b.get("label", b.get("name", "?"))), b.get("gap")
+        said_of = [str(b["about"])] if b.get("about") else []
+        if isinstance(gap, dict) and number_of(gap.get("value")) is not None:
+            error = number_of(gap.get("standard_error"))
+            said_of.append(f"{gap['value']:+.3f}{f' ± {error:.3f}' if error else ''} bits against this model, over the same bytes")
+        entries.append((label, b.get("bits_per_byte"), False, "; ".join(said_of)))
     for label, score, strong, about in entries:
         value = number_of(score.get("value")) if isinstance(score, dict) else None
         if value is None or not isinstance(score, dict):

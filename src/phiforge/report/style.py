@@ -37,7 +37,7 @@ overflow-wrap:anywhere}
 .card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.05rem 1.15rem;margin:0 0 1.2rem;min-width:0}
 .card.trouble{border-color:var(--bad)}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.2rem 1.6rem}
-.two{columns:2 27rem;column-gap:1.2rem}.two .card{break-inside:avoid}
+.two{columns:2 27rem;column-gap:1.2rem}.two{margin-bottom:1.2rem}.two .card{break-inside:avoid}.two .card:last-child{margin-bottom:0}
 figure{margin:0;min-width:0}figcaption{font-size:.9rem;font-weight:600}figcaption span{color:var(--muted);font-weight:400}
 figure svg{display:block;width:100%;height:auto}
 svg text{font-family:inherit}

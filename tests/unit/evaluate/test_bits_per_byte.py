@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
 from phiforge.evaluate import bits_per_byte as module
-from phiforge.evaluate.bits_per_byte import bits_per_byte, score_text, token_losses
+from phiforge.evaluate.bits_per_byte import bits_of_bytes, bits_per_byte, score_text, token_losses
 from phiforge.evaluate.windows import cut, evenly
 
 VOCABULARY = 37
@@ -80,6 +80,16 @@ def test_scores_are_the_sums_they_say(model):
     assert (scores.n_tokens, scores.n_bytes, scores.bits_per_byte.cluster) == (480, 1440, "document")
     assert scores.bits_per_byte.standard_error > 0 and scores.accuracy.n == 480
     assert bits_per_byte(model, text, context_length=16) == scores.bits_per_byte
+
+
+def test_bits_of_tokens_are_shared_among_their_bytes(model):
+    losses = token_losses(model, packed([40] * 3), context_length=16)
+    sizes = np.arange(VOCABULARY) % 4
+    bits = bits_of_bytes(losses, sizes)
+    assert len(bits) == sizes[losses.token].sum()
+    spelled = sizes[losses.token] > 0
+    assert bits.sum() == pytest.approx(losses.loss[spelled].sum() / math.log(2), rel=1e-5)
+    assert (bits[: sizes[losses.token[0]]] == losses.loss[0] / max(1, sizes[losses.token[0]]) / math.log(2)).all()
 
 
 def test_chunks_and_batches_do_not_show(model, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,9 +82,11 @@ def test_figures_and_baselines(tmp_path, parents):
     assert metrics["eval_bits_per_byte"] == pytest.approx(math.log2(metrics["eval_perplexity"]))
     names = {baseline["name"]: baseline for baseline in found["baselines"]}
     assert set(names) == {"ngram", "xz", "xz_alone"} and names["ngram"]["bits_per_byte"]["cluster"] == "document"
+    gap = names["ngram"]["gap"]
+    assert gap["value"] == pytest.approx(metrics["ngram_bits_per_byte"] - metrics["eval_bits_per_byte"]) and gap["standard_error"] > 0
     assert metrics["ngram_bits_per_byte"] < 2 < metrics["eval_bits_per_byte"]
     assert metrics["xz_bits_per_byte"] < metrics["xz_alone_bits_per_byte"]
-    assert "it has not yet learned what counting gives" in found["sentence"] and "5-gram" in found["sentence"]
+    assert "it has not yet learned what counting and copying give" in found["sentence"] and "5-gram" in found["sentence"]
     assert Run.open(tmp_path / "evaluation").metrics()[0]["eval_bits_per_byte"] == metrics["eval_bits_per_byte"]
 
 
@@ -136,10 +139,17 @@ def test_the_sentence_says_who_won():
 
     others = [Baseline(name="ngram", label="5-gram byte model", about="", fair=True, bits_per_byte=score(2.1))]
     others.append(Baseline(name="xz_alone", label="xz, this text alone", about="", fair=False, bits_per_byte=score(1.0)))
-    assert "a 5-gram byte model needs 2.10. Fewer is better: it has learned more" in sentence(score(1.83), others)
+    assert sentence(score(1.83), others).endswith("a 5-gram byte model needs 2.10. Fewer is better: it beats the 5-gram byte model.")
     assert "draw within the error" in sentence(score(2.09), others)
+    gap = Score(value=0.01, standard_error=0.001, n=9)  # the same figures, but measured byte by byte on the same text
+    assert "it beats" in sentence(score(2.09), [replace(others[0], gap=gap)])
     assert "not yet learned" in sentence(score(2.5), others)
     assert "unseen" not in sentence(score(1.0), others, seen=True)
+    others.append(Baseline(name="xz", label="xz", about="", fair=True, bits_per_byte=score(1.5)))
+    assert sentence(score(1.4), others).endswith("it beats the 5-gram byte model and xz.")
+    assert "it beats the 5-gram byte model, but not xz, which copies" in sentence(score(1.83), others)
+    assert "it beats the 5-gram byte model, and draws with xz." in sentence(score(1.5), others)
+    assert "not yet learned" in sentence(score(2.5), others)
 
 
 def test_the_stage_names_its_roles():
