@@ -32,12 +32,17 @@ class FinetuneConfig(TrainConfig):
         description="tokens in one row; none = what the longest conversation needs, from 256 to 2048 and within the model's context",
     )
     per_device_train_batch_size: int = Field(
-        default=4, ge=1, description="rows in one forward pass, on each device; a row holds several conversations"
+        default=4, ge=1, le=1 << 20, description="rows in one forward pass, on each device; a row holds several conversations"
     )
-    learning_rate: float = Field(default=5e-4, gt=0, le=10, description="peak learning rate; 5e-5 for models beyond 100M")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=10, description="peak learning rate; suits models of some 1M parameters, larger ones want less"
+    )
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay of matrices; gains and biases have none")
     num_train_epochs: float | None = Field(
-        default=None, gt=0, description=f"passes over the conversations; {_EPOCHS:g} where neither max_steps nor train_seconds is given"
+        default=None,
+        gt=0,
+        le=1e6,
+        description=f"passes over the conversations; {_EPOCHS:g} where neither max_steps nor train_seconds is given",
     )
     sample_questions: int = Field(default=3, ge=0, description="held-out questions that are answered as the model learns; 0 = none")
     sample_tokens: int = Field(default=64, ge=1, description="most tokens in an answer")
