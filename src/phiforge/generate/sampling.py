@@ -67,7 +67,7 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = probabilities.cumsum(-1)
     target = uniforms[:, None] * cumulative[:, -1:]
     # A target rounded up to the total would fall off the end: the last token with any probability is the largest index allowed.
-    return torch.searchsorted(cumulative, torch.minimum(target, cumulative[:, -1:].nextafter(target.new_zeros(())))).squeeze(-1)
+    return torch.searchsorted(cumulative, torch.minimum(target, cumulative[:, -1:].nextafter(target.new_zeros(()))), right=True).squeeze(-1)
 
 
 def _prefix_pick(values: Tensor, probabilities: Tensor, config: SamplingConfig, uniforms: Tensor) -> tuple[Tensor, Tensor]:
