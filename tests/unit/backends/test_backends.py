@@ -131,7 +131,7 @@ def test_events_are_read_as_they_come_and_the_key_is_sent_not_shown(server: Any,
     path, key, body = server.asked[0]
     assert path == "/v1/chat/completions" and key == "Bearer sk-secret" and body["model"] == "m" and body["stop"] == ["x"]
     server.answer = (401, json.dumps({"error": {"message": "wrong key"}}).encode())
-    with pytest.raises(PhiforgeError, match="401.*wrong key") as caught:
+    with pytest.raises(PhiforgeError, match=r"401.*wrong key") as caught:
         backend.complete("x", WORDS)
     assert "sk-secret" not in str(caught.value)
 
