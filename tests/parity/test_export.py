@@ -164,7 +164,7 @@ WRONG_VOCABULARIES: dict[str, tuple[Callable[[Vocabulary], Vocabulary], str]] = 
     "another pre-tokenizer": (lambda v: dataclasses.replace(v, pre="gpt-2"), "token ids"),
     "merges in another order": (lambda v: dataclasses.replace(v, merges=v.merges[::-1]), "token ids"),
     "control tokens as text": (lambda v: dataclasses.replace(v, types=[1] * len(v.types)), "ids of rendered chats"),
-    "another template": (lambda v: dataclasses.replace(v, chat_template=(v.chat_template or "").replace("<|im_end|>' +", "<|im_end|>'")),
+    "another template": (lambda v: dataclasses.replace(v, chat_template=(v.chat_template or "").replace("['role'] +", "['role'] + ' ' +")),
                          "chat template in the GGUF file"),
 }  # fmt: skip
 
