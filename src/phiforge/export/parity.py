@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from phiforge.core.errors import PhiforgeError
 from phiforge.core.gates import Check, GateReport
-from phiforge.data.chat import encode_chat
+from phiforge.data.chat import PLAIN, encode_chat
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.data.vocabulary import BOS
 from phiforge.export import sample
@@ -177,7 +177,7 @@ def check_chat(model_dir: Path, reference: Reference, gguf: Path, vocabulary: Vo
                 if found != body:
                     wrong.setdefault(where, _difference(body, found))
             expected = [*_bos(vocabulary), *tokenizer.encode(body, specials=True).tolist()]
-            if ours is not None and vocabulary.add_bos:
+            if ours is not None and ours is not PLAIN and vocabulary.add_bos:  # plain texts are encoded whole, as documents are
                 expected = encode_chat(messages, tokenizer, ours, add_generation_prompt=True)[0].tolist()
             if (found_ids := server.tokenize(body)) != expected:
                 wrong.setdefault("ids", f"{len(expected)} in training, {len(found_ids)} in llama.cpp")
