@@ -3,7 +3,7 @@
     python benchmarks/gguf_write.py [--pairs 8] [--megabytes 400] [--types F32,F16,BF16,Q8_0] [--record]
 
 Each type writes a file of its own; the peer copies, syncs and hashes exactly that file. Ours converts, writes, syncs, renames and has
-the sha256 when it is done. Wall time, interleaved, in one folder; start-up of Python is not counted (the gate is timed apart, by the stage).
+the sha256 when it is done. Wall time, interleaved, in one folder; Python's start-up is not counted (the gate is timed apart, by the stage).
 The file is checked before its time counts: the hash against sha256sum, every tensor against its source. Private memory is the peak of a
 fresh process's USS (Private_Clean + Private_Dirty of smaps_rollup), sampled every 5 ms while it writes. The model is a llama of 8 layers
 with made-up weights in one safetensors file of float32.
@@ -110,7 +110,9 @@ def main() -> None:
         make_model(folder, options.megabytes)
         for kind in options.types.split(","):
             results.append(one(folder, Path(scratch), kind, options.pairs))
-            print(line(results[-1]), f"private memory {results[-1]['uss_bytes'] / 1e6:.0f} MB, file {results[-1]['file_bytes'] / 1e6:.0f} MB")
+            print(
+                line(results[-1]), f"private memory {results[-1]['uss_bytes'] / 1e6:.0f} MB, file {results[-1]['file_bytes'] / 1e6:.0f} MB"
+            )
     if options.record:
         record("gguf_write", results, config={"megabytes": options.megabytes, "types": options.types})
 

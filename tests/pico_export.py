@@ -70,7 +70,9 @@ def pico_tokenizer(folder: Path, *, vocab_size: int = 512, template: str = CHATM
     return tokenizer
 
 
-def pico_folder(kind: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "50GB", extra_rows: int = 0, steps: int = 120, **more: Any) -> Path:
+def pico_folder(
+    kind: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "50GB", extra_rows: int = 0, steps: int = 120, **more: Any
+) -> Path:
     """A model folder (weights, config, tokenizer); `extra_rows` pads the embedding beyond the tokenizer."""
     tokenizer = pico_tokenizer(folder)
     ids = [tokenizer.bos_id, *tokenizer.encode(sample.LOGITS_TEXT).tolist()]

@@ -9,12 +9,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tests.pico_export import KINDS, pico_config, pico_folder
 
 from phiforge.core.errors import ConfigError, DataError
 from phiforge.export.gguf import write_gguf
 from phiforge.export.layouts import LAYOUTS, layout_of
 from phiforge.export.tensors import TensorFiles
+from tests.pico_export import KINDS, pico_config, pico_folder
 
 ARCHITECTURES = {"starcoder2": "STARCODER2", "llama": "LLAMA", "qwen2": "QWEN2", "gpt2": "GPT2"}
 
@@ -32,7 +32,11 @@ def test_the_suite_covers_every_layout() -> None:
 def test_names_are_those_of_the_specification(kind: str) -> None:
     """Every target is a tensor that the gguf package knows for this architecture."""
     known = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, ARCHITECTURES[kind]), 2)
-    names = {name.replace("{bid}", "0") for key in gguf.MODEL_TENSORS[getattr(gguf.MODEL_ARCH, ARCHITECTURES[kind])] for name in [gguf.TENSOR_NAMES[key]]}
+    names = {
+        name.replace("{bid}", "0")
+        for key in gguf.MODEL_TENSORS[getattr(gguf.MODEL_ARCH, ARCHITECTURES[kind])]
+        for name in [gguf.TENSOR_NAMES[key]]
+    }
     for rule in LAYOUTS[kind].tensors:
         assert rule.target.format(i=0).rsplit(".", 1)[0] in names, rule.target
         source = (LAYOUTS[kind].prefix + rule.source.format(i=0)) if rule.source != "lm_head.weight" else rule.source

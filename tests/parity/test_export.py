@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.pico_export import KINDS, pico_folder
 
 from phiforge.core.gates import GateReport
 from phiforge.data.chat import CHATML
@@ -20,6 +19,7 @@ from phiforge.export.native import NativeModel
 from phiforge.export.ollama import modelfile
 from phiforge.export.parity import ServedModel, parity_gate
 from phiforge.export.vocabulary import Vocabulary, read_vocabulary
+from tests.pico_export import KINDS, pico_folder
 
 MODELFILE = modelfile("model.gguf", CHATML, stops=["<|im_end|>"])
 PREDICTIONS = ("largest |difference", "mean KL", "top-1", "llama.cpp runs")
@@ -92,7 +92,10 @@ WRONG_LAYOUTS: dict[str, tuple[str, Callable[[Layout], Layout]]] = {
     "q and k swapped": ("starcoder2", with_rules(swap_q_and_k)),
     "square matrix transposed, starcoder2": ("starcoder2", with_rules(transpose_square)),
     "square matrix transposed, llama": ("llama", with_rules(transpose_square)),
-    "square matrix not transposed, gpt2": ("gpt2", with_rules(lambda r: dataclasses.replace(r, how="copy") if "attn.c_proj" in r.source else r)),
+    "square matrix not transposed, gpt2": (
+        "gpt2",
+        with_rules(lambda r: dataclasses.replace(r, how="copy") if "attn.c_proj" in r.source else r),
+    ),
     "rows not brought to ggml's rotation": ("llama", with_rules(no_rope_order)),
     "rows brought to a rotation that is not used": ("starcoder2", with_rules(rope_order)),
     "another rope base": ("llama", with_metadata("rope.freq_base", 500.0)),
@@ -210,4 +213,6 @@ def test_all_positions_at_once_equal_one_request_a_position(kind: str, folders: 
         assert slow.greedy(ids[:4], 12) == fast_text
         assert slow.tokenize("Grüße, 世界! <|im_end|>") == fast_ids
     expected = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    np.testing.assert_allclose(log_probabilities, expected, atol=5e-3 if kind == "starcoder2" else 1e-4)  # ggml rounds its GELU to half precision
+    np.testing.assert_allclose(
+        log_probabilities, expected, atol=5e-3 if kind == "starcoder2" else 1e-4
+    )  # ggml rounds its GELU to half precision

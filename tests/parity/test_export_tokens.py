@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.pico_export import pico_config, pico_model
 
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.data.tokenizer_train import train_tokenizer
@@ -17,6 +16,7 @@ from phiforge.export.gguf import write_gguf
 from phiforge.export.native import NativeModel
 from phiforge.export.parity import check_token_ids
 from phiforge.export.vocabulary import read_vocabulary
+from tests.pico_export import pico_config, pico_model
 
 SIZE = 1_000_000
 

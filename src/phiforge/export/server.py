@@ -256,7 +256,18 @@ def _plain(prompt: str | Sequence[int]) -> str | list[int]:
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in options.items() if value is not None}
-    if unknown := set(given) - {"max_tokens", "min_p", "seed", "stop", "n_probs", "cache_prompt", "logit_bias", "json_schema", "grammar", *SAMPLING}:
+    if unknown := set(given) - {
+        "max_tokens",
+        "min_p",
+        "seed",
+        "stop",
+        "n_probs",
+        "cache_prompt",
+        "logit_bias",
+        "json_schema",
+        "grammar",
+        *SAMPLING,
+    }:
         raise ConfigError(f"unknown sampling option {sorted(unknown)[0]!r}")
     return {"max_tokens": 128, "min_p": 0.0, **SAMPLING, **given}
 

@@ -84,6 +84,8 @@ def _gate(config: ExportConfig, model: Run, written: Written, text: str | None, 
     run.gate(report)
     for check in report.checks:
         run.log(("  ok      " if check.passed else "  FAILED  ") + check.line())
+    if not report.passed:
+        run.log(f"{written.path.name} is kept for looking into; it does not compute what was trained")
     report.require()
     return {"gate_seconds": round(time.monotonic() - started, 3), **_measured(report.checks)}
 

@@ -70,7 +70,9 @@ def test_the_subset_of_go(template: str, expected: str) -> None:
     assert render(template, data) == expected
 
 
-@pytest.mark.parametrize("template", ["{{ printf .Role }}", "{{ range .Messages }}", "{{ end }}", "{{ .Nobody }}", "{{ range $i, $m := .Messages }}{{ end }}"])
+@pytest.mark.parametrize(
+    "template", ["{{ printf .Role }}", "{{ range .Messages }}", "{{ end }}", "{{ .Nobody }}", "{{ range $i, $m := .Messages }}{{ end }}"]
+)
 def test_outside_the_subset_is_refused(template: str) -> None:
     with pytest.raises(ConfigError):
         render(template, MESSAGES)

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.pico_export import pico_folder
 
 from phiforge.core.errors import ConfigError, DataError, PhiforgeError
 from phiforge.export.gguf import write_gguf
 from phiforge.export.native import NativeUnavailable, find_fields, library
 from phiforge.export.server import LlamaCpp, serve_forever
+from tests.pico_export import pico_folder
 
 
 @pytest.fixture(scope="module")
