@@ -12,29 +12,30 @@ from phiforge.models.sizes import DecoderSpec
 from phiforge.train.schedules import SCHEDULES, canonical
 
 Reporter = Literal["none", "wandb", "trackio", "tensorboard"]
+Optimizer = Literal["adamw", "muon", "adamw_torch", "adamw_torch_fused"]  # the rows of optim/build.py, which imports torch
 
 
 class TrainConfig(Config):
     """What every training stage shares. Names are transformers' where it has one."""
 
-    per_device_train_batch_size: int = Field(default=8, ge=1, description="rows in one forward pass, on each device")
-    gradient_accumulation_steps: int = Field(default=1, ge=1, description="forward passes in one optimizer step")
+    per_device_train_batch_size: int = Field(default=8, ge=1, le=1 << 20, description="rows in one forward pass, on each device")
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=1 << 20, description="forward passes in one optimizer step")
     learning_rate: float = Field(default=1e-3, gt=0, le=10, description="peak learning rate")
     lr_scheduler_type: str = Field(default="cosine", description="shape of the learning rate: " + ", ".join(SCHEDULES))
     lr_min_ratio: float = Field(default=0.0, ge=0, le=1, description="where linear and cosine end, as a fraction of learning_rate")
     lr_decay_ratio: float = Field(default=0.2, gt=0, le=1, description="warmup_stable_decay: the fraction of the run that decays")
     warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate rises from 0; 0 = take warmup_ratio")
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1, description="the same as a fraction of the run, where warmup_steps is 0")
-    optim: str = Field(default="adamw", description="optimizer: adamw, or muon (Muon on hidden matrices, AdamW on the rest)")
+    optim: Optimizer = Field(default="adamw", description="optimizer: adamw, or muon (Muon on hidden matrices, AdamW on the rest)")
     muon_learning_rate: float | None = Field(default=None, gt=0, le=10, description="peak rate of Muon's matrices; none = learning_rate")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay of matrices; gains and biases have none")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean of gradients")
     adam_beta2: float = Field(default=0.95, ge=0, lt=1, description="decay of the mean of squared gradients")
     adam_epsilon: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
     max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are scaled down to this norm; 0 = never")
-    max_steps: int | None = Field(default=None, ge=1, description="optimizer steps")
-    num_train_epochs: float | None = Field(default=None, gt=0, description="passes over the data")
-    train_seconds: float | None = Field(default=None, gt=0, description="a time budget (wall clock); a speed probe turns it into steps")
+    max_steps: int | None = Field(default=None, ge=1, le=10**9, description="optimizer steps")
+    num_train_epochs: float | None = Field(default=None, gt=0, le=1e6, description="passes over the data")
+    train_seconds: float | None = Field(default=None, gt=0, le=1e8, description="a time budget (wall clock); a speed probe turns it into steps")
     eval_steps: int | None = Field(default=None, ge=1, description="steps between evaluations; none = a tenth of the run")
     eval_tokens: int | None = Field(default=None, ge=1, description="most validation tokens read on the way; none = 8k to 64k by length")
     final_eval_tokens: int | None = Field(default=524_288, ge=1, description="most validation tokens read by the last one; null = all")

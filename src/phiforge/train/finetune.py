@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.trainer_callback import TrainerCallback
 
 from phiforge.core import hardware
@@ -70,10 +70,10 @@ def run(config: FinetuneConfig, parents: dict[str, Run], run: RunWriter) -> dict
             f"{folder}: no model in it (no config.json)", fix="give a finished pretrain run, or a model folder in Hugging Face's layout"
         )
     form = chat_format(Tokenizer.load(folder), config.chat_template)
-    model = load_model(folder, form, config, run)
-    most = getattr(model.config, "max_position_embeddings", 1024)
+    most = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", 1024)
     chats = load(config.data, form, validation_fraction=config.validation_fraction, context_length=config.context_length, most=most)
     rows = ChatRows(chats.train, chats.context_length, pad_id=form.tokenizer.pad_id, seed=derive(config.seed, "packing"))
+    model = load_model(folder, form, config, run)  # after the conversations: what is wrong with them is said before any work
     report(chats, rows, form, run)
     checkpoints.sweep(run.path / "checkpoints")
     trainer = prepare(config, model, form, chats, rows, run)

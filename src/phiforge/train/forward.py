@@ -1,4 +1,4 @@
-"""The forward pass that training runs: a stock decoder's layers with fewer, larger operations, in the chosen precision, ended by the chunked loss.
+"""The forward pass that training runs: a stock decoder's layers in fewer, larger operations, ended by the chunked loss.
 
 It takes the place of `model.forward` while it is installed, so that everything around it (Trainer, DDP, accumulation) stays as it is.
 The model's own forward is the reference: tests hold loss and every gradient together, for both layouts.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phiforge.train.attention import causal_mask, document_mask, rotary_attention, rotary_tables
+from phiforge.train.attention import Attending, rotary_attention
 from phiforge.train.layers import gelu, rms_norm, swiglu
 from phiforge.train.losses import chunked_loss
 
@@ -62,29 +62,24 @@ class TrainingForward:
         position_ids = inputs.get("position_ids")
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        mask = document_mask(position_ids, self.dtype)
-        return {"loss": self._loss(input_ids, position_ids, mask, labels, items)}
+        attending = Attending.of(position_ids, self.model.model.rotary_emb.inv_freq, self.dtype)
+        return {"loss": self._loss(input_ids, attending, labels, items)}
 
-    def loss(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, labels: Tensor, items: Tensor | float) -> Tensor:
-        """Summed loss of a batch divided by `items`. input_ids, position_ids, labels (B, T); mask as of `document_mask`."""
+    def loss(self, input_ids: Tensor, attending: Attending, labels: Tensor, items: Tensor | float) -> Tensor:
+        """Summed loss of a batch divided by `items`. input_ids, labels (B, T)."""
         weights = {name: parameter.to(self.dtype) for name, parameter in self.model.named_parameters()}
         embedding = weights["model.embed_tokens.weight"]
-        hidden = self._layers(F.embedding(input_ids, embedding), position_ids, mask, weights)
+        hidden = self._layers(F.embedding(input_ids, embedding), attending, weights)
         return chunked_loss(hidden.flatten(0, 1), weights.get("lm_head.weight", embedding), labels.flatten(), items)
 
-    def _layers(self, x: Tensor, position_ids: Tensor, mask: Tensor | None, weights: dict[str, Tensor]) -> Tensor:
+    def _layers(self, x: Tensor, attending: Attending, weights: dict[str, Tensor]) -> Tensor:
         """Embeddings (B, T, D) -> normalised hidden states (B, T, D)."""
         config, training = self.model.config, self.model.training
-        if mask is None:
-            position_ids = position_ids[:1]
-        cos, sin = rotary_tables(position_ids, self.model.model.rotary_emb.inv_freq, self.dtype)
-        if mask is None:
-            mask = causal_mask(x.shape[1], self.dtype)
         block = _starcoder2 if config.model_type == "starcoder2" else _llama
         if config.model_type == "starcoder2":
             x = F.dropout(x, config.embedding_dropout, training)
         for index in range(config.num_hidden_layers):
-            x = block(x, _Layer(weights, index), config, (cos, sin, mask), training)
+            x = block(x, _Layer(weights, index), config, attending, training)
         return _norm(x, _Names(weights, "model.norm"), config)
 
 
@@ -106,9 +101,6 @@ class _Layer(_Names):
         super().__init__(weights, f"model.layers.{index}")
 
 
-Attending = tuple[Tensor, Tensor, Tensor]  # cos, sin, mask
-
-
 def _norm(x: Tensor, names: _Names, config: Any) -> Tensor:
     if config.model_type == "starcoder2":
         return F.layer_norm(x, (x.shape[-1],), names["weight"], names["bias"], config.norm_epsilon)
@@ -118,7 +110,7 @@ def _norm(x: Tensor, names: _Names, config: Any) -> Tensor:
 def _attend(qkv: Tensor, attending: Attending, config: Any, training: bool) -> Tensor:
     """(B, T, (H + 2 K) d) -> (B, T, H d)."""
     dropout = config.attention_dropout if training else 0.0
-    return rotary_attention(qkv, *attending, config.num_attention_heads, config.num_key_value_heads, dropout)
+    return rotary_attention(qkv, attending, config.num_attention_heads, config.num_key_value_heads, dropout)
 
 
 def _starcoder2(x: Tensor, layer: _Layer, config: Any, attending: Attending, training: bool) -> Tensor:

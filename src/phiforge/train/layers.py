@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phiforge.train.native import kernels
+
 PIECE = 1 << 16  # numbers worked on at once: a few float32 temporaries of it stay in a core's second-level cache
+LANES = 16  # native.c sums so many numbers at a time
 _A, _B = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
 
 
@@ -22,6 +25,11 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         out, slope = torch.empty_like(x), torch.empty_like(x)
+        native = kernels(x)
+        if native is not None:
+            native.run("gelu_forward", x.numel(), x, out, slope, numbers=x.numel())
+            ctx.save_for_backward(slope)
+            return out
         flat, flat_out, flat_slope = x.view(-1), out.view(-1), slope.view(-1)
         for first in range(0, flat.numel(), PIECE):
             h = flat[first : first + PIECE].float()
@@ -51,6 +59,11 @@ class _SwiGlu(torch.autograd.Function):
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         ctx.save_for_backward(gate_up)
+        native = kernels(gate_up)
+        if native is not None:
+            out, width = torch.empty_like(gate), gate.shape[-1]
+            native.run("swiglu_forward", out.numel() // width, gate_up, out, width, numbers=out.numel())
+            return out
         return torch.nn.functional.silu(gate).mul_(up)
 
     @staticmethod
@@ -58,6 +71,11 @@ class _SwiGlu(torch.autograd.Function):
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         grad = torch.empty_like(gate_up)
+        native = kernels(gate_up)
+        if native is not None:
+            width = gate.shape[-1]
+            native.run("swiglu_backward", gate.numel() // width, gate_up, grads[0].contiguous(), grad, width, numbers=grad.numel())
+            return grad
         grad_gate, grad_up = grad.chunk(2, dim=-1)
         torch.mul(torch.nn.functional.silu(gate), grads[0], out=grad_up)
         torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=grad_gate)
@@ -73,9 +91,14 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         rows = x.view(-1, x.shape[-1])  # (N, D)
-        out, normal = torch.empty_like(rows), torch.empty_like(rows)
+        out, wide = torch.empty_like(rows), weight.float()
         scale = torch.empty(rows.shape[0], 1, dtype=torch.float32, device=x.device)
-        wide = weight.float()
+        ctx.native = kernels(x) if rows.shape[1] % LANES == 0 else None
+        if ctx.native is not None:
+            ctx.native.run("rms_forward", rows.shape[0], rows, wide, eps, out, scale, rows.shape[1], numbers=rows.numel())
+            ctx.save_for_backward(rows, scale, weight)
+            return out.view_as(x)
+        normal = torch.empty_like(rows)
         step = max(1, PIECE // rows.shape[1])
         for first in range(0, rows.shape[0], step):
             piece = rows[first : first + step].to(torch.float32, copy=True)
@@ -94,6 +117,10 @@ class _RmsNorm(torch.autograd.Function):
         grad_x = torch.empty_like(normal)
         grad_weight = torch.zeros(normal.shape[1], dtype=torch.float32, device=normal.device)
         wide = weight.float()
+        if ctx.native is not None:  # what was kept is x itself; the threads would add to one grad_weight, so one does all
+            numbers = (normal, wide, scale, grad_out.contiguous(), grad_x, grad_weight, normal.shape[1])
+            ctx.native.run("rms_backward", normal.shape[0], *numbers, numbers=0)
+            return grad_x.view_as(grads[0]), grad_weight.to(weight.dtype), None
         step = max(1, PIECE // normal.shape[1])
         for first in range(0, normal.shape[0], step):
             n, g = normal[first : first + step].float(), grad_out[first : first + step].to(torch.float32, copy=True)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phiforge.train.native import kernels
+
 IGNORE = -100
 CHUNK_NUMBERS = 1 << 21  # logits held at once: 8 MB in float32, which stays in a last-level cache
 
@@ -36,23 +38,19 @@ class _ChunkedLoss(torch.autograd.Function):
         scale = 1.0 / float(items)
         for first in range(0, hidden.shape[0], chunk):
             h, y = hidden[first : first + chunk], labels[first : first + chunk]
-            logits = (h @ weight.T).float()  # (C, V)
-            kept = y != IGNORE
-            target = y.clamp(min=0).unsqueeze(1)  # (C, 1)
-            log_sum = torch.logsumexp(logits, dim=1, keepdim=True)  # (C, 1)
-            total += torch.where(kept, (log_sum - logits.gather(1, target)).squeeze(1), 0.0).sum()
-            if not (wants_hidden or wants_weight):
-                continue
-            grad = logits.sub_(log_sum).exp_()  # softmax, in the logits' place
-            grad.scatter_add_(1, target, torch.full_like(log_sum, -1.0))
-            grad = grad.mul_((kept * scale).unsqueeze(1)).to(hidden.dtype)  # (C, V)
+            losses, grad = _cross_entropy(h @ weight.T, y)  # (C,), (C, V)
+            total += losses.sum()
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[first : first + chunk])
             if wants_weight:
                 piece = grad.T @ h  # (V, D)
                 # Summed in float32: a bf16 sum over many chunks would lose the small ones.
                 grad_weight = piece.float() if grad_weight is None else grad_weight.add_(piece)
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+        if grad_hidden is not None:
+            grad_hidden *= scale
+        if grad_weight is not None:
+            grad_weight = grad_weight.mul_(scale).to(weight.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight)
         return total * scale
 
     @staticmethod
@@ -62,6 +60,29 @@ class _ChunkedLoss(torch.autograd.Function):
         if float(factor) != 1.0:
             hidden, weight = (None if g is None else g * factor.to(g.dtype) for g in (hidden, weight))
         return hidden, weight, None, None, None
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of each row (C,) in float32, and its gradient (C, V) in the dtype of the logits, whose memory it may take."""
+    native = kernels(logits)
+    if native is not None:
+        losses = torch.empty(len(labels), dtype=torch.float32)
+        width = logits.shape[1]
+        arguments = (logits, labels.contiguous(), losses, -1, width)
+        native.run("cross_entropy", len(labels), *arguments, numbers=logits.numel(), scratch=width)
+        return losses, logits
+    kept = labels != IGNORE
+    target = labels.clamp(min=0).unsqueeze(1)  # (C, 1)
+    p = torch.softmax(logits.float(), 1)
+    chosen = p.gather(1, target).squeeze(1)
+    if bool((chosen < 1e-30).any()):  # near the end of float32's range the logarithm of a probability is no longer exact
+        losses = torch.nn.functional.cross_entropy(logits.float(), target.squeeze(1), reduction="none")
+    else:
+        losses = chosen.log_().neg_()
+    p.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=p.dtype))
+    if not bool(kept.all()):
+        losses, p = torch.where(kept, losses, 0.0), p.mul_(kept.unsqueeze(1))
+    return losses, p.to(logits.dtype)
 
 
 def chunked_loss(hidden: Tensor, weight: Tensor, labels: Tensor, items: Tensor | float, *, chunk: int | None = None) -> Tensor:

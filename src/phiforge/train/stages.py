@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from phiforge.core.errors import ConfigError
 from phiforge.core.stages import Role, Stage
+from phiforge.models.sizes import PRESETS, resolve
 from phiforge.train.config import PretrainConfig
 from phiforge.train.finetune_config import FinetuneConfig
+
+def _new_model_fits(config: PretrainConfig, roles: frozenset[str]) -> None:
+    """What is known of a new model before its tokenizer is: that there is such a shape, and that a row fits its context."""
+    if "model" in roles:
+        return
+    spec = config.model
+    if spec.width and spec.depth and not spec.vocab_size:
+        spec = spec.model_copy(update={"vocab_size": 512})  # any will do: the shape doesn't depend on it
+    known = spec.vocab_size or spec.size in PRESETS
+    most = resolve(spec).context_length if known else spec.context_length
+    if config.context_length and config.context_length > most:
+        raise ConfigError(
+            f"context_length={config.context_length} is beyond the model's {most}", fix=f"model.context_length={config.context_length}"
+        )
+
 
 PRETRAIN = Stage(
     name="pretrain",
     about="train a decoder on a prepared corpus: from scratch, or on from an earlier model",
     config=PretrainConfig,
     body="phiforge.train.pretrain:run",
+    check=_new_model_fits,
     roles=(
         Role(name="data", about="a `data prepare` run: the documents"),
         Role(name="tokenizer", about="a `tokenizer train` run"),
