@@ -13,6 +13,7 @@ from phiforge.core.errors import DataError
 
 COMPRESSED = (".gz", ".zst")
 _PIECE = 1 << 18
+_SIP = 1 << 10  # a zstandard block of 4 bytes may stand for 128 KiB and the library gives out all at once: so it gets little at once
 
 
 def read_bytes(path: Path) -> Iterator[bytes]:
@@ -68,12 +69,14 @@ def _unzstd(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
     try:
         for piece in pieces:
             fed += len(piece)
-            while piece:
+            at = 0
+            while at < len(piece):
                 engine = engine or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-                out = engine.decompress(piece)
+                sip = piece[at : at + _SIP]
+                out = engine.decompress(sip)
                 if out:
                     yield out
-                piece = engine.unused_data if engine.eof else b""
+                at += len(sip) - (len(engine.unused_data) if engine.eof else 0)
                 engine = None if engine.eof else engine
     except zstandard.ZstdError as error:
         raise DataError(f"{path}: not a sound zstandard file ({str(error).split(': ')[-1]})", fix="unpack or fetch it again") from None
@@ -83,18 +86,24 @@ def _unzstd(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def read_lines(path: Path, *, limit: int) -> Iterator[tuple[int, bytes]]:
     """(line number, line without its end). Raises DataError for a line of more than `limit` bytes."""
-    number, rest = 1, b""
+    number, size = 1, 0
+    begun: list[bytes] = []  # parts of a line whose end has not come yet
     for piece in read_bytes(path):
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield number, line
-            number += 1
-        if len(rest) > limit:
+        first, *others = piece.split(b"\n")
+        begun.append(first)
+        size += len(first)
+        if size > limit:
             raise DataError(
                 f"{path}, line {number}: longer than {limit:,} bytes", fix="one JSON object a line; cut long texts or raise max_line_bytes"
             )
-    if rest:
-        yield number, rest
+        if others:
+            *whole, last = [b"".join(begun), *others]
+            for line in whole:
+                yield number, line
+                number += 1
+            begun, size = [last], len(last)
+    if size:
+        yield number, b"".join(begun)
 
 
 def read_blocks(path: Path, *, limit: int) -> Iterator[tuple[int, bytes]]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -74,12 +75,13 @@ def find_files(source: Path, intake: Intake) -> list[SourceFile]:
     Raises DataError: missing, unreadable, a loop of links, or a folder without any text file.
     """
     try:
-        is_folder = source.is_dir()
-        source.stat()
+        mode = source.stat().st_mode
     except OSError as error:
         raise DataError(f"{source}: {_why(error)}", fix="check the path") from None
-    if not is_folder:
-        return [SourceFile(source, source.name, named=True)]
+    if stat.S_ISREG(mode):
+        return [SourceFile(source, _label(source.name), named=True)]
+    if not stat.S_ISDIR(mode):
+        raise DataError(f"{source}: neither a file nor a folder", fix="write its text to a file first")
     before = sum(intake.skipped.values())
     found = list(_walk(source, source, intake, {}))
     if not found:
@@ -102,7 +104,7 @@ def _why(error: OSError) -> str:
 def _walk(root: Path, folder: Path, intake: Intake, seen: dict[str, Path]) -> Iterator[SourceFile]:
     real = os.path.realpath(folder)
     if real in seen:
-        intake.skip("folder reached twice through a link", str(folder))
+        intake.skip("folder reached twice through a link", _label(str(folder)))
         return
     seen[real] = folder
     try:
@@ -115,23 +117,28 @@ def _walk(root: Path, folder: Path, intake: Intake, seen: dict[str, Path]) -> It
             path.stat()
         except OSError as error:
             if error.errno == errno.ENOENT:
-                intake.skip("link to nothing", str(path))
+                intake.skip("link to nothing", _label(str(path)))
                 continue
             raise DataError(f"{path}: {_why(error)}", fix="remove it from the folder") from None
         if name.startswith("."):
-            intake.skip("hidden", str(path))
+            intake.skip("hidden", _label(str(path)))
         elif path.is_dir():
             if name in _IGNORED_FOLDERS:
-                intake.skip(f"folder {name}", str(path))
+                intake.skip(f"folder {name}", _label(str(path)))
                 continue
             _refuse_loop(path)
             yield from _walk(root, path, intake, seen)
         elif not path.is_file():
-            intake.skip("not a regular file", str(path))
+            intake.skip("not a regular file", _label(str(path)))
         elif _extension(path) not in KNOWN:
-            intake.skip(f"unknown extension {_extension(path) or '(none)'}", str(path))
+            intake.skip(f"unknown extension {_extension(path) or '(none)'}", _label(str(path)))
         else:
-            yield SourceFile(path, f"{root.resolve().name}/{path.relative_to(root).as_posix()}", named=False)
+            yield SourceFile(path, _label(f"{root.resolve().name}/{path.relative_to(root).as_posix()}"), named=False)
+
+
+def _label(name: str) -> str:
+    """A name as text: bytes of it that are no UTF-8 are shown as U+FFFD, so that it can be written to JSON."""
+    return os.fsencode(name).decode("utf-8", errors="replace")
 
 
 def _refuse_loop(path: Path) -> None:

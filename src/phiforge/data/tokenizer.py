@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ def has_long_blank(text: str) -> bool:
             if run is not None and run.end() - at >= _LONG_RUN:
                 return True
     return False
+
+
+_LINE_START = re.compile(r"\n(?=\S)")
 
 
 class Tokenizer:
@@ -135,21 +138,9 @@ class Tokenizer:
         return [np.concatenate([next(done) for _ in pieces]) for pieces in cut]
 
     def _cut(self, text: str) -> list[str]:
-        """Pieces that encode on their own to what the whole encodes to.
-
-        All our patterns end a word between a line feed and a character that is no blank: no alternative of theirs
-        goes on past a line feed except through blanks.
-        """
         if len(text) < 2 * _PIECE or self._fast is None:
             return [text]
-        pieces, start = [], 0
-        while len(text) - start > 2 * _PIECE:
-            border = _LINE_START.search(text, start + _PIECE, start + 2 * _PIECE)
-            if border is None:
-                break
-            pieces.append(text[start : border.end()])
-            start = border.end()
-        return [*pieces, text[start:]]
+        return list(cut_at_lines(text, _PIECE))
 
     def _raw(self, text: str) -> np.ndarray:
         if not text:
@@ -185,7 +176,20 @@ class Tokenizer:
         return b"".join(out)
 
 
-_LINE_START = re.compile(r"\n(?=[^\s])")
+def cut_at_lines(text: str, size: int) -> Iterator[str]:
+    """Pieces of `size` to 2 * `size` characters (longer where no border comes) that encode on their own to what the whole encodes to.
+
+    All our patterns end a word between a line feed and a character that is no blank: no alternative of theirs goes on past a line feed
+    except through blanks.
+    """
+    start = 0
+    while len(text) - start > 2 * size:
+        border = _LINE_START.search(text, start + size)
+        if border is None:
+            break
+        yield text[start : border.end()]
+        start = border.end()
+    yield text[start:]
 
 
 def bytes_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:

@@ -20,7 +20,7 @@ from phiforge.data.chat import get_template
 from phiforge.data.config import TokenizerTrainConfig
 from phiforge.data.document import Document
 from phiforge.data.prepare import read_split
-from phiforge.data.tokenizer import Tokenizer, bytes_per_token, has_long_blank
+from phiforge.data.tokenizer import Tokenizer, bytes_per_token, cut_at_lines, has_long_blank
 
 if TYPE_CHECKING:
     from phiforge.core.runs import Run, RunWriter
@@ -32,6 +32,7 @@ _BY_MODEL = ((2_000_000, 2048), (10_000_000, 4096), (50_000_000, 8192), (300_000
 _LARGEST = 32_768
 _BYTES_PER_ID = 300  # a piece should be seen often enough for its row to be learnt
 _LONGEST_PIECE, _SPARE = 256, 64
+_CUT = 1 << 16  # characters; rustbpe holds 512 of them at a time
 _HELD_OUT_BYTES = 2_000_000
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}
 
@@ -64,7 +65,8 @@ def train_pieces(texts: Iterable[str], vocab_size: int, pattern: str) -> list[by
     is built on them.
     """
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(map(_short_blanks, texts), vocab_size + _SPARE, pattern=pattern)
+    pieces = (piece for text in texts for piece in cut_at_lines(_short_blanks(text), _CUT))
+    trainer.train_from_iterator(pieces, vocab_size + _SPARE, buffer_size=512, pattern=pattern)
     ranked = sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])
     return [bytes(piece) for piece, _ in ranked if len(piece) <= _LONGEST_PIECE][:vocab_size]
 

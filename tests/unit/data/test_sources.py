@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from phiforge.core.errors import DataError
-from phiforge.data.reading import read_blocks, read_bytes
+from phiforge.data.reading import read_blocks, read_bytes, read_lines
 from phiforge.data.sources import Intake, find_files, read_source
 
 
@@ -165,6 +166,30 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(DataError, match="no permission to read it"):
         texts(path)
+
+
+def test_pipes_and_names_that_are_no_text(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        texts(tmp_path / "pipe.txt")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("coffee")
+    intake = Intake()
+    assert [d.source for d in read_source(tmp_path, intake)] == [f"{tmp_path.name}/caf\ufffd.txt"]
+    assert intake.skipped == {"not a regular file": 1}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
+def test_lines_across_pieces(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    lines = [os.urandom(size).replace(b"\n", b"x") for size in (0, 5, 300_000, 1_000_000, 0, 262_144, 1)]
+    suffix = {bytes: "", gzip.compress: ".gz", zstandard.compress: ".zst"}[compress]
+    path = put(tmp_path / f"a{suffix}", compress(b"\n".join(lines)))
+    assert list(read_lines(path, limit=1 << 20)) == list(enumerate(lines, 1))
+
+
+def test_a_zstandard_bomb_comes_in_pieces(tmp_path: Path) -> None:
+    path = put(tmp_path / "zeros.txt.zst", zstandard.compress(b"\n" * 200_000_000))
+    sizes = [len(piece) for piece in read_bytes(path)]
+    assert sum(sizes) == 200_000_000 and max(sizes) <= 40_000_000
 
 
 def test_a_sibling_whose_name_begins_alike_is_no_loop(tmp_path: Path) -> None:
