@@ -51,6 +51,8 @@ class DecoderSpec(Config):
 
     @model_validator(mode="after")
     def _heads_fit(self) -> DecoderSpec:
+        if self.width and self.width % 2:
+            raise ValueError(f"width {self.width} must be even; take a multiple of 32")
         if self.width and self.heads and (self.width % self.heads or (self.width // self.heads) % 2):
             raise ValueError(f"width {self.width} must split into {self.heads} heads of an even size")
         if self.heads and self.kv_heads and self.heads % self.kv_heads:
@@ -169,6 +171,8 @@ def _search(spec: DecoderSpec, target: int) -> DecoderShape:
             cost += 0.1 * (shape.head_width not in (32, 64, 128))
             if cost < best_cost:
                 best, best_cost = shape, cost
+        if shape.parameters() > 8 * target and best is not None:  # every wider one is larger still
+            break
     if best is None or abs(math.log(best.parameters() / target)) > math.log(1.25):
         near = f"; the nearest has {human_count(best.parameters())}" if best else ""
         raise ConfigError(
