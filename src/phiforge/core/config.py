@@ -34,6 +34,7 @@ ALIASES: dict[str, str] = {
     "lr_schedule_mode": "lr_scheduler_type",
 }
 MAX_YAML_BYTES = 1_000_000  # a config is small; anything larger is a mistaken file
+MAX_YAML_VALUES, MAX_YAML_DEPTH = 20_000, 32  # counted with every alias written out
 
 
 class Config(BaseModel):
@@ -83,6 +84,8 @@ def config_type(annotation: Any) -> type[Config] | None:
 
 def _keys_at(cls: type[Config], path: tuple[Any, ...]) -> list[str]:
     for part in path:
+        if isinstance(part, int):  # a place in a list of configs
+            continue
         field = cls.model_fields.get(str(part))
         nested = config_type(field.annotation) if field else None
         if nested is None:
@@ -146,16 +149,30 @@ def parse_yaml(text: str, *, where: str) -> Any:
     """Plain data from YAML text with the safe loader; ConfigError names the line."""
     if len(text) > MAX_YAML_BYTES:
         raise ConfigError(f"{where}: {len(text):,} characters is too large for a config", fix=f"the limit is {MAX_YAML_BYTES:,}")
-    if text.count("&") and text.count("*") > 100:
-        raise ConfigError(f"{where}: too many YAML aliases", fix="write the values out")
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{at}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+    _refuse_bombs(data, where)
+    return data
+
+
+def _refuse_bombs(data: Any, where: str) -> None:
+    """Aliases can write billions of values, or a value within itself, in a few lines: what is large once written out is refused."""
+    waiting, values = [(data, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        values += 1
+        if depth > MAX_YAML_DEPTH:
+            raise ConfigError(f"{where}: nested more than {MAX_YAML_DEPTH} levels deep (or within itself)", fix="a config is flat")
+        if values > MAX_YAML_VALUES:
+            raise ConfigError(f"{where}: more than {MAX_YAML_VALUES:,} values, aliases written out", fix="write the few that are meant")
+        if isinstance(value, dict | list):
+            waiting += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -14,28 +14,49 @@ from rich.table import Table
 console = Console(stderr=True, highlight=False)
 
 
+_announced: list[str] = []
+
+
+def announce(text: str) -> None:
+    """The title of a step: at once on a terminal, elsewhere before the next line, so that failing at once leaves one line."""
+    _show_announced()
+    _announced.append(text)
+    if console.is_terminal:
+        _show_announced()
+
+
+def _show_announced() -> None:
+    while _announced:
+        console.print(f"[bold]{escape(_announced.pop(0))}[/bold]", soft_wrap=True)
+
+
 def say(text: str) -> None:
     """A plain line for the person."""
+    _show_announced()
     console.print(escape(text), soft_wrap=True)
 
 
 def headline(text: str) -> None:
-    """The title of a step."""
+    """A title."""
+    _show_announced()
     console.print(f"[bold]{escape(text)}[/bold]", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """A line that the person should not miss."""
+    _show_announced()
     console.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
 
 
 def fail(text: str) -> None:
     """The one line of an error."""
+    _announced.clear()
     console.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, to: Console | None = None) -> None:
     """A table; numbers align right."""
+    _show_announced()
     rows = [list(row) for row in rows]
     drawn = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
@@ -70,6 +91,7 @@ class Bar:
 
     def print(self, text: str) -> None:
         """A line above the bar."""
+        _show_announced()
         self._progress.console.print(escape(text))
 
     @staticmethod

@@ -29,6 +29,10 @@ def _no_files(config: Config) -> list[Path]:
     return []
 
 
+def _no_rule(config: Config, roles: frozenset[str]) -> None:
+    """Most configs know by themselves whether they can be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A step of a recipe.
@@ -36,6 +40,7 @@ class Stage:
     `body` is named as "module:function" and imported only when the stage runs, so that listing stages stays cheap.
     It is called as `body(config, parents, run)` and returns the final metrics.
     `inputs` lists the files that the config names: their sha256 decides whether a finished stage is run again.
+    `check(config, roles)` raises ConfigError for a config that can't be with the parents given; it is asked before any stage starts.
     `distributed`: every process of a `torchrun` takes part; otherwise the first one works and the others wait.
     """
 
@@ -45,6 +50,7 @@ class Stage:
     body: str
     roles: tuple[Role, ...] = field(default=())
     inputs: Callable[[Any], list[Path]] = _no_files
+    check: Callable[[Any, frozenset[str]], None] = _no_rule
     distributed: bool = False
 
     def load(self) -> Body:

@@ -31,6 +31,15 @@ from phiforge.recipes.registry import get_stage
 _SHARED_STAGES = ("data prepare", "tokenizer train")
 
 
+# What the runs of a stage can be to later ones; all other stages make models.
+_ROLE_OF = {"data prepare": "data", "tokenizer train": "tokenizer", "evaluate": None}
+
+
+def stands_for(role: str, stage: str) -> bool:
+    """Whether a run of `stage` can be a `role`. Roles other than data and tokenizer are models."""
+    return _ROLE_OF.get(stage, "model") == (role if role in ("data", "tokenizer") else "model")
+
+
 class Step(Config):
     """One stage of a recipe."""
 
@@ -48,7 +57,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _parents_come_first(self) -> Recipe:
-        seen: list[str] = []
+        seen: dict[str, str] = {}
         for step in self.steps:
             stage = get_stage(step.stage)
             if step.name in seen:
@@ -59,10 +68,12 @@ class Recipe(Config):
                     raise ValueError(f"step {step.name}: {step.stage} has no role {role!r}; {nearest(role, roles)}")
                 if parent not in seen and not Run.can_be(role, parent):
                     raise ValueError(f"step {step.name}: its {role} {parent!r} is neither an earlier step nor a run folder")
+                if parent in seen and not stands_for(role, seen[parent]):
+                    raise ValueError(f"step {step.name}: its {role} {parent!r} is a {seen[parent]} step, which can't be the {role}")
             missing = [role.name for role in stage.roles if role.required and role.name not in step.parents]
             if missing:
                 raise ValueError(f"{step.stage} needs a {missing[0]}: give {missing[0]}=RUN")
-            seen.append(step.name)
+            seen[step.name] = step.stage
         return self
 
     def stage_of(self, step: Step) -> Stage:
@@ -135,6 +146,7 @@ def override(recipe: Mapping[str, Any], keys: Mapping[str, Any], *, main: str | 
     for step in recipe["steps"]:
         config = with_aliases(get_stage(step["stage"]).config, step.get("config") or {}, f"step {step['name']}")
         steps[step["name"]] = {**step, "config": config}
+    _refuse_twins(keys)
     for key, value in keys.items():
         key = key.replace("-", "_")
         if key in steps and isinstance(value, Mapping):
@@ -154,6 +166,18 @@ def override(recipe: Mapping[str, Any], keys: Mapping[str, Any], *, main: str | 
                 _set(steps[name], key, value)
     _tell_tokenizers_the_size(steps)
     return build(Recipe, {**recipe, "steps": list(steps.values())}, where="recipe")
+
+
+def _refuse_twins(keys: Mapping[str, Any]) -> None:
+    """A setting given under two of its spellings: which one is meant is not for us to guess."""
+    spelt: dict[str, str] = {}
+    for key, value in keys.items():
+        name = ALIASES.get(key, key)
+        if name in spelt:
+            raise ConfigError(f"the command line: {name} is given twice, as {spelt[name]} and as {key}", fix="keep one of them")
+        spelt[name] = key
+        if isinstance(value, Mapping):
+            _refuse_twins(value)
 
 
 def _is_field(step: Mapping[str, Any], key: str) -> bool:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from phiforge.core import atomic, console, hardware
 from phiforge.core.config import Config, build, digest, to_data
-from phiforge.core.errors import ConfigError, Interrupted, PhiforgeError, RunError
+from phiforge.core.errors import ConfigError, DataError, Interrupted, PhiforgeError, RunError
 from phiforge.core.lock import Lock
 from phiforge.core.runs import METRICS, Manifest, Run, RunWriter, launch_token, new_manifest, own_files, rank
 from phiforge.core.stages import Stage
-from phiforge.recipes.recipe import Recipe
+from phiforge.recipes.recipe import Recipe, stands_for
 from phiforge.report.run import render_run
 
 _VERSIONED = (
@@ -43,27 +43,57 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, main_in_place
     """Run every step that isn't done yet; each gets the folder `out/<step>`.
 
     `main_in_place`: the last step's folder is `out` itself, and the steps before it lie inside (how a stage verb runs).
-    Configs of all steps are checked before the first one starts. Raises what the first failing stage raises.
+    Configs, input files and runs given as parents are checked for all steps before the first one starts.
+    Raises what the first failing stage raises.
     """
-    configs = {step.name: build(recipe.stage_of(step).config, step.config, where=f"step {step.name}") for step in recipe.steps}
+    configs = check_recipe(recipe)
+    given = _given_runs(recipe)
     hardware.preflight_disk(out, _ROOM_TO_START)
     runs: dict[str, Run] = {}
     for number, step in enumerate(recipe.steps, 1):
         last = number == len(recipe.steps)
         folder = out if last and main_in_place else out / step.name
-        parents = {role: runs[name] if name in runs else _finished(Path(name), role) for role, name in step.parents.items()}
+        parents = {role: runs[name] if name in runs else given[name] for role, name in step.parents.items()}
         if len(recipe.steps) > 1 and rank() == 0:
-            console.headline(f"[{number}/{len(recipe.steps)}] {step.name}: {recipe.stage_of(step).about}")
+            console.announce(f"[{number}/{len(recipe.steps)}] {step.name}: {recipe.stage_of(step).about}")
         runs[step.name] = run_stage(recipe.stage_of(step), configs[step.name], parents, folder, resume=resume)
     return runs
+
+
+def check_recipe(recipe: Recipe) -> dict[str, Config]:
+    """The config of every step. Raises ConfigError, or DataError for input that isn't there, whichever step it is in."""
+    configs: dict[str, Config] = {}
+    for step in recipe.steps:
+        stage = recipe.stage_of(step)
+        configs[step.name] = build(stage.config, step.config, where=f"step {step.name}")
+        stage.check(configs[step.name], frozenset(step.parents))
+    for step in recipe.steps:
+        recipe.stage_of(step).inputs(configs[step.name])
+    return configs
+
+
+def _given_runs(recipe: Recipe) -> dict[str, Run]:
+    """The finished runs that the recipe names as parents. Raises ConfigError for one that can't be what it is given as."""
+    steps = {step.name for step in recipe.steps}
+    given: dict[str, Run] = {}
+    for step in recipe.steps:
+        for role, name in step.parents.items():
+            if name not in steps:
+                given[name] = _finished(Path(name), role)
+    return given
 
 
 def _finished(path: Path, role: str) -> Run:
     if not Run.is_run(path) and Run.can_be(role, path):
         return Run.borrow(path)
-    run = Run.open(path)
+    try:
+        run = Run.open(path)
+    except RunError as error:
+        raise ConfigError(f"{role}={error.what}", fix=error.fix) from None
     if run.status != "complete":
-        raise RunError(f"{path}: is {run.status}, and only a complete run can be the {role}", fix="finish it first")
+        raise ConfigError(f"{role}={path}: is {run.status}, and only a complete run can be the {role}", fix="finish it first")
+    if not stands_for(role, run.manifest.stage):
+        raise ConfigError(f"{role}={path}: is a {run.manifest.stage} run, which can't be the {role}", fix=f"`phiforge runs show {path}`")
     return run
 
 
@@ -165,6 +195,8 @@ def _refuse_other(old: Run, stage: Stage, config: Config, parents: dict[str, Run
     """A run folder keeps the run it has: another config belongs in another folder."""
     if old.manifest.stage != stage.name:
         raise ConfigError(f"{old.path}: holds a {old.manifest.stage} run, not a {stage.name} run", fix="choose another --out")
+    if old.status == "failed" and not any((old.path / "checkpoints").glob("checkpoint-*")):
+        return  # nothing in it is worth keeping: a mistake put right may use the folder
     if old.manifest.config_hash != digest(to_data(config)):
         changed = [key for key, value in to_data(config).items() if old.config.get(key) != value]
         raise ConfigError(
@@ -212,7 +244,7 @@ def _sha256_input(path: Path) -> str:
     try:
         return atomic.sha256_file(path)
     except OSError as error:
-        raise PhiforgeError(f"{path}: {error.strerror}") from None
+        raise DataError(f"{path}: {error.strerror}", fix="give a file that can be read") from None
 
 
 def _versions() -> dict[str, str]:

@@ -35,7 +35,9 @@ class TrainConfig(Config):
     max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are scaled down to this norm; 0 = never")
     max_steps: int | None = Field(default=None, ge=1, le=10**9, description="optimizer steps")
     num_train_epochs: float | None = Field(default=None, gt=0, le=1e6, description="passes over the data")
-    train_seconds: float | None = Field(default=None, gt=0, le=1e8, description="a time budget (wall clock); a speed probe turns it into steps")
+    train_seconds: float | None = Field(
+        default=None, gt=0, le=1e8, description="a time budget (wall clock); a speed probe turns it into steps"
+    )
     eval_steps: int | None = Field(default=None, ge=1, description="steps between evaluations; none = a tenth of the run")
     eval_tokens: int | None = Field(default=None, ge=1, description="most validation tokens read on the way; none = 8k to 64k by length")
     final_eval_tokens: int | None = Field(default=524_288, ge=1, description="most validation tokens read by the last one; null = all")

@@ -10,6 +10,7 @@ from phiforge.models.sizes import PRESETS, resolve
 from phiforge.train.config import PretrainConfig
 from phiforge.train.finetune_config import FinetuneConfig
 
+
 def _new_model_fits(config: PretrainConfig, roles: frozenset[str]) -> None:
     """What is known of a new model before its tokenizer is: that there is such a shape, and that a row fits its context."""
     if "model" in roles:

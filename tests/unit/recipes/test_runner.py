@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from phiforge.core.errors import ConfigError, DataError, Interrupted, RunError
+from phiforge.core.errors import ConfigError, DataError, Interrupted
 from phiforge.core.runs import Run
 from phiforge.core.stages import Role, Stage
 from phiforge.recipes.runner import run_stage
@@ -95,5 +95,5 @@ def test_only_a_complete_run_is_a_parent(tmp_path: Path) -> None:
 
     with pytest.raises(DataError):
         run_stage(FIRST, CountConfig(end="badly"), {}, tmp_path / "a")
-    with pytest.raises(RunError, match="is failed"):
+    with pytest.raises(ConfigError, match="is failed"):
         _finished(tmp_path / "a", "data")
