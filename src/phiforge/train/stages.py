@@ -32,6 +32,7 @@ PRETRAIN = Stage(
     config=PretrainConfig,
     body="phiforge.train.pretrain:run",
     check=_new_model_fits,
+    distributed=True,
     roles=(
         Role(name="data", about="a `data prepare` run: the documents"),
         Role(name="tokenizer", about="a `tokenizer train` run"),
