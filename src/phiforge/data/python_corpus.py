@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import BuiltinFunctionType
 from typing import Any, Literal
 
 from phiforge.core.errors import DataError
@@ -97,7 +98,8 @@ def _builtin_modules() -> Iterator[tuple[str, str]]:
         module = importlib.import_module(name)
         parts = [f"{name}: {inspect.getdoc(module) or ''}".strip()]
         for member, value in sorted(vars(module).items()):
-            if member.startswith("_") or not callable(value):
+            # what a program may have put there (sys.excepthook, builtins.exit) would make the corpus depend on who asks
+            if member.startswith("_") or member.endswith("hook") or not isinstance(value, BuiltinFunctionType | type):
                 continue
             parts += _documented(member, value)
         if len(parts) > 1:

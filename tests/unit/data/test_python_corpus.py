@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import hashlib
+import subprocess
+import sys
 import sysconfig
 import zipfile
 from pathlib import Path
@@ -20,6 +24,23 @@ def test_it_is_there_and_has_no_tests_or_tables_in_it() -> None:
     left_out = ("test", "idlelib", "encodings", "unittest.test", "lib2to3", "tkinter.test", "pydoc_data", "html.entities")
     assert not [name for name in names if name.startswith(left_out)]
     assert [d.id for d in documents] == [d.id for d in python_corpus.read_python()]
+
+
+DIGEST = """
+import hashlib
+from phiforge.data.python_corpus import read_python
+print(hashlib.sha256("".join(d.id + d.source for d in read_python()).encode()).hexdigest())
+"""
+
+
+def test_it_does_not_depend_on_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on what is imported, nor on hooks that a program has set, nor on the site module."""
+    monkeypatch.setattr(sys, "excepthook", lambda *arguments: None)
+    monkeypatch.setattr(sys, "breakpointhook", print)
+    monkeypatch.setattr(builtins, "exit", sys.exit.__call__, raising=False)
+    here = hashlib.sha256("".join(d.id + d.source for d in python_corpus.read_python()).encode()).hexdigest()
+    fresh = subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True).stdout
+    assert fresh.strip() == here
 
 
 def test_a_zipped_library_gives_the_same_documents(tmp_path: Path) -> None:
