@@ -102,8 +102,8 @@ def encode_chat(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(ids (T,) int64, mask (T,) bool): mask is true on what the assistant says and on the token that ends its turn.
 
-    Special tokens written inside a message stay text. In chatml, where none is written and no answer begins with a blank, the ids are those of
-    `tokenizer.encode(template.render(messages), specials=True)`. Raises DataError when the tokenizer lacks the template's tokens.
+    Special tokens written inside a message stay text. In chatml, where none is written and no answer begins with a blank, the ids are
+    those of `tokenizer.encode(template.render(messages), specials=True)`. Raises DataError when the tokenizer lacks the template's tokens.
     """
     ids, mask = [], []
     for span in template.spans(messages, add_generation_prompt):
