@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,6 +123,8 @@ def evaluate(words: Words = None, out: Out = None, resume: Resume = False, json:
 
 def next_commands(*commands: str) -> None:
     """What a person would type next."""
+    if int(os.environ.get("RANK", "0")):
+        return  # one process of a launch is enough to say it
     console.say("\nNext:")
     for command in commands:
         console.say(f"  {command}")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from phiforge.core import atomic, console, hardware
@@ -49,6 +50,24 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, main_in_place
     configs = check_recipe(recipe)
     given = _given_runs(recipe)
     hardware.preflight_disk(out, _ROOM_TO_START)
+    if main_in_place and rank() == 0:  # the others of a launch may come when the first one has begun
+        _refuse_foreign(out)
+    with _lock(out):
+        return _run_steps(recipe, configs, given, out, resume=resume, main_in_place=main_in_place)
+
+
+def _lock(out: Path) -> AbstractContextManager[object]:
+    """The folder for this process alone, or with the others of its launch."""
+    if rank() != 0:
+        return nullcontext()
+    with atomic.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    return Lock(out)
+
+
+def _run_steps(
+    recipe: Recipe, configs: dict[str, Config], given: dict[str, Run], out: Path, *, resume: bool, main_in_place: bool
+) -> dict[str, Run]:
     runs: dict[str, Run] = {}
     for number, step in enumerate(recipe.steps, 1):
         last = number == len(recipe.steps)
@@ -56,7 +75,7 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, main_in_place
         parents = {role: runs[name] if name in runs else given[name] for role, name in step.parents.items()}
         if len(recipe.steps) > 1 and rank() == 0:
             console.announce(f"[{number}/{len(recipe.steps)}] {step.name}: {recipe.stage_of(step).about}")
-        runs[step.name] = run_stage(recipe.stage_of(step), configs[step.name], parents, folder, resume=resume)
+        runs[step.name] = run_stage(recipe.stage_of(step), configs[step.name], parents, folder, resume=resume, locked=folder == out)
     return runs
 
 
@@ -97,8 +116,11 @@ def _finished(path: Path, role: str) -> Run:
     return run
 
 
-def run_stage(stage: Stage, config: Config, parents: dict[str, Run], out: Path, *, resume: bool = False) -> Run:
-    """Run one stage into `out`, or return the finished run that is there when nothing it depends on has changed."""
+def run_stage(stage: Stage, config: Config, parents: dict[str, Run], out: Path, *, resume: bool = False, locked: bool = False) -> Run:
+    """Run one stage into `out`, or return the finished run that is there when nothing it depends on has changed.
+
+    `locked`: the caller holds the folder already.
+    """
     inputs = {str(path): _sha256_input(path) for path in stage.inputs(config)}
     if _is_done(out, stage, config, parents, inputs):
         if rank() == 0:
@@ -106,11 +128,8 @@ def run_stage(stage: Stage, config: Config, parents: dict[str, Run], out: Path, 
         return Run.open(out)
     if rank() != 0:
         return _follow(stage, config, parents, out, inputs)
-    with atomic.writing(out):
-        _refuse_foreign(out)
-        out.mkdir(parents=True, exist_ok=True)
-        lock = Lock(out)
-    with lock:
+    _refuse_foreign(out)
+    with nullcontext() if locked else _lock(out):
         run = _open_writer(stage, config, parents, out, inputs, resume=resume)
         run.begin()
         return _execute(stage, config, parents, run)
