@@ -71,10 +71,18 @@ def pico_tokenizer(folder: Path, *, vocab_size: int = 512, template: str = CHATM
 
 
 def pico_folder(
-    kind: str, folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "50GB", extra_rows: int = 0, steps: int = 120, **more: Any
+    kind: str,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    shard: str = "50GB",
+    extra_rows: int = 0,
+    steps: int = 120,
+    template: str = CHATML.name,
+    **more: Any,
 ) -> Path:
     """A model folder (weights, config, tokenizer); `extra_rows` pads the embedding beyond the tokenizer."""
-    tokenizer = pico_tokenizer(folder)
+    tokenizer = pico_tokenizer(folder, template=template)
     ids = [tokenizer.bos_id, *tokenizer.encode(sample.LOGITS_TEXT).tolist()]
     model = pico_model(pico_config(kind, tokenizer.vocab_size + extra_rows, **more), ids, steps=steps).to(dtype)
     model.save_pretrained(folder, max_shard_size=shard)

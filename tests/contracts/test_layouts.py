@@ -122,3 +122,18 @@ def test_a_missing_an_unknown_and_a_misshapen_tensor(kind: str, folders: dict[st
         with pytest.raises(DataError, match=word):
             write_gguf(folder, tmp_path / "m.gguf", "F16")
         assert not (tmp_path / "m.gguf").exists() and not list(tmp_path.glob(".partial-*"))
+
+
+def test_an_old_gpt2_checkpoint(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Names without the prefix, attention masks stored as buffers, the tied head stored too: as the first GPT-2 files are."""
+    from safetensors.numpy import load_file, save_file
+
+    source = load_file(folders["gpt2"] / "model.safetensors")
+    old = {name.removeprefix("transformer."): value for name, value in source.items()}
+    old |= {f"h.{i}.attn.bias": np.ones((1, 1, 4, 4), np.float32) for i in range(2)} | {"lm_head.weight": old["wte.weight"].copy()}
+    for file in folders["gpt2"].glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").write_bytes((folders["gpt2"] / "chat_template.jinja").read_bytes())
+    save_file(old, tmp_path / "model.safetensors")
+    expected = write_gguf(folders["gpt2"], tmp_path / "a.gguf", "F16", name="m").sha256
+    assert write_gguf(tmp_path, tmp_path / "b.gguf", "F16", name="m").sha256 == expected
