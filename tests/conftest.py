@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,11 @@ def shared_data() -> Path:
     if not (folder / "MANIFEST.json").is_file():
         pytest.skip("the folder of real texts (PHIFORGE_SHARED_DATA) is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Packed texts go to a folder of this session, not to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PHIFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
