@@ -27,6 +27,7 @@ class Attending:
     cos: Tensor  # (B or 1, T, d/2) float32
     sin: Tensor
     start: Tensor  # (B, T) int32: the first key that a query may see, where its document begins
+    borders: bool  # whether any row holds more than one document
     mask: Tensor  # (B or 1, 1, T, T) additive, in the dtype of the scores: -inf where the key is later or of another document
 
     @classmethod
@@ -43,13 +44,13 @@ class Attending:
         seen = (at >= first.unsqueeze(-1)) & (at <= at.unsqueeze(-1))  # (B or 1, T, T)
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf")).unsqueeze(1)
         angles = position_ids.unsqueeze(-1).float() * inverse_frequencies.float()
-        return cls(cos=angles.cos(), sin=angles.sin(), start=start.to(torch.int32), mask=mask)
+        return cls(cos=angles.cos(), sin=angles.sin(), start=start.to(torch.int32), borders=bool(begins.any()), mask=mask)
 
 
 def reference_attention(
-    qkv: Tensor, attending: Attending, heads: int, kv_heads: int, *, kernel: bool = False, dropout: float = 0.0
+    qkv: Tensor, attending: Attending, heads: int, kv_heads: int, dropout: float = 0.0, *, kernel: bool = False
 ) -> Tensor:
-    """The obvious form. qkv (B, T, (H + 2 K) d) -> (B, T, H d). kernel: torch's fused one (and its dropout) for all but the rotation."""
+    """The obvious form. qkv (B, T, (H + 2 K) d) -> (B, T, H d). kernel: torch's fused one for all but the rotation."""
     batch, length, _ = qkv.shape
     parts = qkv.view(batch, length, heads + 2 * kv_heads, -1)
     q, k, v = parts.split([heads, kv_heads, kv_heads], dim=2)
@@ -62,10 +63,11 @@ def reference_attention(
     q, k, v = (x.transpose(1, 2) for x in (rotate(q), rotate(k), v))  # (B, H, T, d)
     k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
     if kernel:
-        mask = attending.mask if attending.mask.shape[0] > 1 else None  # the kernel has a faster way for plain causal
+        mask = attending.mask if attending.borders else None  # the kernel has a faster way for plain causal
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=mask is None)
     else:
-        out = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + attending.mask).softmax(-1) @ v
+        weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + attending.mask).softmax(-1)
+        out = torch.nn.functional.dropout(weights, dropout) @ v
     return out.transpose(1, 2).reshape(batch, length, -1)
 
 
@@ -185,5 +187,5 @@ def rotary_attention(qkv: Tensor, attending: Attending, heads: int, kv_heads: in
     On a GPU, and beyond LONGEST, torch's fused kernel does it.
     """
     if qkv.shape[1] > LONGEST or qkv.device.type != "cpu":
-        return reference_attention(qkv, attending, heads, kv_heads, kernel=True, dropout=dropout)
+        return reference_attention(qkv, attending, heads, kv_heads, dropout, kernel=True)
     return _RotaryAttention.apply(qkv, attending, heads, kv_heads, dropout)

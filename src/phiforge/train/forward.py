@@ -9,17 +9,37 @@ activations, residual stream and matrix products are bf16 while masters, accumul
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phiforge.train.attention import Attending, rotary_attention
-from phiforge.train.layers import gelu, rms_norm, swiglu
-from phiforge.train.losses import chunked_loss
+from phiforge.train.attention import Attending, reference_attention, rotary_attention
+from phiforge.train.layers import gelu, reference_gelu, reference_rms_norm, reference_swiglu, rms_norm, swiglu
+from phiforge.train.losses import chunked_loss, reference_loss
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operations:
+    """What the layers are made of besides matrix products."""
+
+    attention: Callable[..., Tensor]
+    gelu: Callable[[Tensor], Tensor]
+    swiglu: Callable[[Tensor], Tensor]
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    loss: Callable[[Tensor, Tensor, Tensor, Tensor | float], Tensor]
+
+
+FAST = Operations(attention=rotary_attention, gelu=gelu, swiglu=swiglu, rms_norm=rms_norm, loss=chunked_loss)
+# The references, and what torch.compile is given: it fuses plain forms by itself and cannot see into ours.
+PLAIN = Operations(
+    attention=reference_attention, gelu=reference_gelu, swiglu=reference_swiglu, rms_norm=reference_rms_norm, loss=reference_loss
+)
 
 
 def supports(model: nn.Module) -> bool:
@@ -39,8 +59,9 @@ class TrainingForward:
     model: a starcoder2 or llama causal LM of transformers that `supports` accepts. Without `shift_labels` the model's own forward runs.
     """
 
-    def __init__(self, model: Any, *, precision: str, compiled: bool = False) -> None:
+    def __init__(self, model: Any, *, precision: str, compiled: bool = False, operations: Operations | None = None) -> None:
         self.model, self.dtype = model, DTYPES[precision]
+        self.operations = operations or (PLAIN if compiled else FAST)
         self.original = model.forward
         self._loss = torch.compile(self.loss, dynamic=False) if compiled else self.loss
 
@@ -70,7 +91,7 @@ class TrainingForward:
         weights = {name: parameter.to(self.dtype) for name, parameter in self.model.named_parameters()}
         embedding = weights["model.embed_tokens.weight"]
         hidden = self._layers(F.embedding(input_ids, embedding), attending, weights)
-        return chunked_loss(hidden.flatten(0, 1), weights.get("lm_head.weight", embedding), labels.flatten(), items)
+        return self.operations.loss(hidden.flatten(0, 1), weights.get("lm_head.weight", embedding), labels.flatten(), items)
 
     def _layers(self, x: Tensor, attending: Attending, weights: dict[str, Tensor]) -> Tensor:
         """Embeddings (B, T, D) -> normalised hidden states (B, T, D)."""
@@ -79,8 +100,8 @@ class TrainingForward:
         if config.model_type == "starcoder2":
             x = F.dropout(x, config.embedding_dropout, training)
         for index in range(config.num_hidden_layers):
-            x = block(x, _Layer(weights, index), config, attending, training)
-        return _norm(x, _Names(weights, "model.norm"), config)
+            x = block(x, _Layer(weights, index), config, attending, training, self.operations)
+        return _norm(x, _Names(weights, "model.norm"), config, self.operations)
 
 
 class _Names:
@@ -101,36 +122,36 @@ class _Layer(_Names):
         super().__init__(weights, f"model.layers.{index}")
 
 
-def _norm(x: Tensor, names: _Names, config: Any) -> Tensor:
+def _norm(x: Tensor, names: _Names, config: Any, ops: Operations) -> Tensor:
     if config.model_type == "starcoder2":
         return F.layer_norm(x, (x.shape[-1],), names["weight"], names["bias"], config.norm_epsilon)
-    return rms_norm(x, names["weight"], config.rms_norm_eps)
+    return ops.rms_norm(x, names["weight"], config.rms_norm_eps)
 
 
-def _attend(qkv: Tensor, attending: Attending, config: Any, training: bool) -> Tensor:
+def _attend(qkv: Tensor, attending: Attending, config: Any, training: bool, ops: Operations) -> Tensor:
     """(B, T, (H + 2 K) d) -> (B, T, H d)."""
     dropout = config.attention_dropout if training else 0.0
-    return rotary_attention(qkv, attending, config.num_attention_heads, config.num_key_value_heads, dropout)
+    return ops.attention(qkv, attending, config.num_attention_heads, config.num_key_value_heads, dropout)
 
 
-def _starcoder2(x: Tensor, layer: _Layer, config: Any, attending: Attending, training: bool) -> Tensor:
+def _starcoder2(x: Tensor, layer: _Layer, config: Any, attending: Attending, training: bool, ops: Operations) -> Tensor:
     """LayerNorm, attention, LayerNorm, GELU MLP; biases everywhere; dropout where transformers has it."""
     heads, mlp = layer.below("self_attn"), layer.below("mlp")
-    h = _norm(x, layer.below("input_layernorm"), config)
+    h = _norm(x, layer.below("input_layernorm"), config, ops)
     weight, bias = (torch.cat([heads[f"{part}_proj.{kind}"] for part in "qkv"]) for kind in ("weight", "bias"))
-    h = _attend(F.linear(h, weight, bias), attending, config, training)
+    h = _attend(F.linear(h, weight, bias), attending, config, training, ops)
     x = x + F.dropout(F.linear(h, heads["o_proj.weight"], heads["o_proj.bias"]), config.residual_dropout, training)
-    h = _norm(x, layer.below("post_attention_layernorm"), config)
-    h = F.linear(gelu(F.linear(h, mlp["c_fc.weight"], mlp["c_fc.bias"])), mlp["c_proj.weight"], mlp["c_proj.bias"])
+    h = _norm(x, layer.below("post_attention_layernorm"), config, ops)
+    h = F.linear(ops.gelu(F.linear(h, mlp["c_fc.weight"], mlp["c_fc.bias"])), mlp["c_proj.weight"], mlp["c_proj.bias"])
     return x + F.dropout(h, config.residual_dropout, training)
 
 
-def _llama(x: Tensor, layer: _Layer, config: Any, attending: Attending, training: bool) -> Tensor:
+def _llama(x: Tensor, layer: _Layer, config: Any, attending: Attending, training: bool, ops: Operations) -> Tensor:
     """RMSNorm, attention, RMSNorm, SwiGLU; no biases."""
     heads, mlp = layer.below("self_attn"), layer.below("mlp")
-    h = _norm(x, layer.below("input_layernorm"), config)
-    h = _attend(F.linear(h, torch.cat([heads[f"{part}_proj.weight"] for part in "qkv"])), attending, config, training)
+    h = _norm(x, layer.below("input_layernorm"), config, ops)
+    h = _attend(F.linear(h, torch.cat([heads[f"{part}_proj.weight"] for part in "qkv"])), attending, config, training, ops)
     x = x + F.linear(h, heads["o_proj.weight"])
-    h = _norm(x, layer.below("post_attention_layernorm"), config)
-    h = swiglu(F.linear(h, torch.cat([mlp["gate_proj.weight"], mlp["up_proj.weight"]])))
+    h = _norm(x, layer.below("post_attention_layernorm"), config, ops)
+    h = ops.swiglu(F.linear(h, torch.cat([mlp["gate_proj.weight"], mlp["up_proj.weight"]])))
     return x + F.linear(h, mlp["down_proj.weight"])

@@ -1,7 +1,7 @@
 """The element-wise parts of a decoder layer, each with a hand-written gradient that makes few passes over memory.
 
-On a CPU these are bound by memory, not arithmetic, and torch's automatic gradients of composed forms make many passes. The plain forms
-are torch's own functions (`gelu`, `silu`, `rms_norm`); tests hold them together, forward and gradient.
+On a CPU these are bound by memory, not arithmetic, and torch's automatic gradients of composed forms make many passes. The plain form
+stands beside each; tests hold them together, forward and gradient.
 """
 
 from __future__ import annotations
@@ -17,6 +17,23 @@ from phiforge.train.native import kernels
 PIECE = 1 << 16  # numbers worked on at once: a few float32 temporaries of it stay in a core's second-level cache
 LANES = 16  # native.c sums so many numbers at a time
 _A, _B = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
+
+
+def reference_gelu(x: Tensor) -> Tensor:
+    """The obvious form of `gelu`."""
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
+def reference_swiglu(gate_up: Tensor) -> Tensor:
+    """The obvious form of `swiglu`."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up
+
+
+def reference_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The obvious form of `rms_norm`; the mean is taken in float32."""
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 class _Gelu(torch.autograd.Function):

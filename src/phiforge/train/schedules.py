@@ -104,7 +104,7 @@ def schedule(name: str, total: float, *, warmup: float = 0, floor: float = 0.0, 
     def multiplier(done: float) -> float:
         if done < warmup:
             return float(done) / float(max(1, warmup))
-        value = row.shape(done - warmup, total - warmup, **parameters)
+        value = row.shape(min(done, total) - warmup, total - warmup, **parameters)
         return floor + (1.0 - floor) * value
 
     return multiplier
