@@ -53,7 +53,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
         "within itself",
     ),
     "an alias of nothing": ("steps: *a\n", "undefined alias"),
-    "nested too deeply": ("steps: " + "[" * 5000 + "]" * 5000, "not valid YAML"),
+    "nested too deeply": ("steps: " + "[" * 2000 + "]" * 2000, "not valid YAML"),
     "nested deeply": ("steps: " + "[" * 150 + "]" * 150, "levels deep"),
     "a key that is a list": ("? [a, b]\n: 1\n", "a key must be"),
     "a key that is a number": ("3: 1\n" + _STEPS, "unknown key '3'"),
@@ -99,6 +99,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "a word for a nested config": (_pretrain("{model: large}"), "model"),
     "a number for a word": (_pretrain("{lr_scheduler_type: 3}"), "lr_scheduler_type"),
     "a key in two spellings": (_pretrain("{lr: 0.1, learning_rate: 0.2}"), "given twice"),
+    "a tag that does not fit": ("description: !!bool q\n" + _STEPS, "does not fit its tag"),
     "an impossible date": ("description: 2024-13-45\n" + _STEPS, "not valid YAML"),
 }
 
@@ -172,6 +173,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "no source": ("data prepare source=[]", "source"),
     "a source that is a number": ("data prepare source=3", "source"),
     "a zero byte in a path": ("data prepare source=a\0b", "source"),
+    "a name too long": ("data prepare " + "x" * 300, "no recipe is called"),
+    "a value too long": ("pretrain seed=" + "9" * 4500, "seed"),
+    "a name too long for a file": ("runs show " + "x" * 300, "too long for a path"),
+    "a name that is not UTF-8": ("data prepare source=caf\udce9.txt", "not UTF-8"),
+    "the text twice": ("quickstart words.txt data=words.txt", "named twice"),
     "an unknown schema": ("schema pretran", "did you mean 'pretrain'?"),
     "a hot chat": ("chat PICO --prompt x --temperature -1", "temperature"),
     "a chat of no top": ("chat PICO --prompt x --top-p 7", "top_p"),

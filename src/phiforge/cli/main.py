@@ -79,6 +79,10 @@ def _wrong_words(error: Any) -> int:
 
 def _guarded(arguments: list[str] | None) -> int:
     """Run the verb; 0 done, 1 failed, 2 bad arguments, 3 refused beforehand, 4 a gate failed, 130 interrupted."""
+    for word in sys.argv[1:] if arguments is None else arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):  # how Python holds bytes that are not UTF-8; JSON can't
+            console.fail(f"{word.encode('utf-8', 'replace').decode()}: its name is not UTF-8 -> rename it")
+            return 2
     try:
         code = app(args=arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -94,6 +98,9 @@ def _guarded(arguments: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nobody is left to tell
         return 0
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            console.fail(f"{str(error.filename)[:60]}...: too long for a path")
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
         console.fail(f"{error.filename or 'a file'}: {error.strerror} -> free some space, or choose another folder with --out")

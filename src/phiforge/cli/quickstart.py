@@ -10,6 +10,7 @@ import typer
 
 from phiforge.cli.stages import Json, Out, Resume, Words, only_one, split_words
 from phiforge.core import console
+from phiforge.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from phiforge.core.runs import Run
@@ -29,7 +30,10 @@ def quickstart(words: Words = None, out: Out = None, resume: Resume = False, jso
     plain, keys = split_words(words)
     path = only_one(plain, "the text")
     if path:
-        keys["data"] = {**keys.get("data", {}), "source": path}
+        settings = keys.get("data", {})
+        if not isinstance(settings, dict) or "source" in settings:
+            raise ConfigError(f"the text is named twice, as {path} and by data=", fix="keep one of them")
+        keys["data"] = {**settings, "source": path}
     resolved = recipes.override(recipes.load_recipe(RECIPE).model_dump(mode="json"), keys)
     folder = out or Path("runs") / (f"quickstart-{Path(path).resolve().stem}" if path else "quickstart")
     runs = run_recipe(resolved, folder, resume=resume)

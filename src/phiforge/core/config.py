@@ -157,6 +157,8 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where}{at}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except (AttributeError, KeyError, TypeError):  # PyYAML's own, for a value that its tag (!!bool, !!timestamp) doesn't fit
+        raise ConfigError(f"{where}: not valid YAML: a value does not fit its tag") from None
     _refuse_bombs(data, where)
     return data
 

@@ -104,7 +104,7 @@ class Run:
     @staticmethod
     def is_run(path: Path | str) -> bool:
         """Whether `path` holds a run.json."""
-        return (Path(path) / MANIFEST).is_file()
+        return os.path.isfile(Path(path) / MANIFEST)  # noqa: PTH113 - Path's raises on what is too long for a name
 
     @classmethod
     def borrow(cls, folder: Path | str) -> Run:
@@ -118,7 +118,8 @@ class Run:
     @staticmethod
     def is_model_folder(path: Path | str) -> bool:
         """Whether `path` is a model in Hugging Face's layout."""
-        return (Path(path) / "config.json").is_file() and any(Path(path).glob("*.safetensors"))
+        config = Path(path) / "config.json"
+        return os.path.isfile(config) and any(Path(path).glob("*.safetensors"))  # noqa: PTH113 - as above
 
     @classmethod
     def can_be(cls, role: str, path: Path | str) -> bool:
