@@ -5,7 +5,8 @@
  * extensions, no intrinsics, no dependency); `stock.py` is the same computation in torch and the fallback, `reference.py` what both are
  * held to. *
  * Weights come packed in panels: columns in groups of PANEL, each group (K, PANEL) contiguous, so a product streams them in order.
- * Keys are cached transposed (head_dim, capacity): scores of neighbouring places are neighbours in a vector. All floats are fp32.
+ * Keys are cached in blocks of LANES places, each (head_dim, LANES): the scores of a block's places are one vector, and the block is read
+ * in order. All floats are fp32.
  */
 #include <math.h>
 #include <stdint.h>
@@ -196,34 +197,43 @@ static void normalize(const Model *m, int rows, const float *x, const float *wei
 }
 
 /* RoPE on one head in place: pairs (i, i + d/2). */
-static void turn(float *x, const float *cosine, const float *sine, int half) {
-    for (int i = 0; i < half; i++) {
+static inline void turn(float *x, const float *cosine, const float *sine, int half) {
+    int i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        vec a = load(x + i), b = load(x + half + i), c = load(cosine + i), s = load(sine + i);
+        store(x + i, a * c - b * s);
+        store(x + half + i, b * c + a * s);
+    }
+    for (; i < half; i++) {
         float a = x[i], b = x[i + half];
         x[i] = a * cosine[i] - b * sine[i];
         x[i + half] = b * cosine[i] + a * sine[i];
     }
 }
 
-/* Attention of one query head over places [begin, end) of one row: keys (d, capacity), values (capacity, padded d). q is already scaled. */
-static void attend(const float *q, int d, const float *keys, const float *values, int capacity, int begin, int end,
+/* Attention of one query head over places [begin, end) of one row: keys in blocks, values (places, padded d). q is already scaled. */
+static void attend(const float *q, int d, const float *keys, const float *values, int begin, int end,
                    float *score, float *out) {
     int low = begin / LANES * LANES, high = rounded(end), padded = rounded(d), t = low;
     for (; t + 4 * LANES <= high; t += 4 * LANES) {
         vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        const float *k = keys + t;
-        for (int i = 0; i < d; i++, k += capacity) {
-            s0 += load(k) * q[i], s1 += load(k + LANES) * q[i];
-            s2 += load(k + 2 * LANES) * q[i], s3 += load(k + 3 * LANES) * q[i];
+        const float *k = keys + (int64_t)t * d;
+        for (int i = 0; i < d; i++, k += LANES) {
+            s0 += load(k) * q[i], s1 += load(k + d * LANES) * q[i];
+            s2 += load(k + 2 * d * LANES) * q[i], s3 += load(k + 3 * d * LANES) * q[i];
         }
         store(score + t, s0), store(score + t + LANES, s1), store(score + t + 2 * LANES, s2), store(score + t + 3 * LANES, s3);
     }
     for (; t < high; t += LANES) {
-        vec s0 = {0}, s1 = {0};
-        const float *k = keys + t;
+        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        const float *k = keys + (int64_t)t * d;
         int i = 0;
-        for (; i + 2 <= d; i += 2, k += 2 * (int64_t)capacity) s0 += load(k) * q[i], s1 += load(k + capacity) * q[i + 1];
-        for (; i < d; i++) s0 += load(k) * q[i];
-        store(score + t, s0 + s1);
+        for (; i + 4 <= d; i += 4, k += 4 * LANES) {
+            s0 += load(k) * q[i], s1 += load(k + LANES) * q[i + 1];
+            s2 += load(k + 2 * LANES) * q[i + 2], s3 += load(k + 3 * LANES) * q[i + 3];
+        }
+        for (; i < d; i++, k += LANES) s0 += load(k) * q[i];
+        store(score + t, (s0 + s1) + (s2 + s3));
     }
     for (t = low; t < begin; t++) score[t] = -INFINITY;
     for (t = end; t < high; t++) score[t] = -INFINITY;
@@ -266,32 +276,30 @@ static void attend(const float *q, int d, const float *keys, const float *values
     }
 }
 
-/* The new places' keys and values into the cache, rotated; their queries rotated in place. qkv is (rows * count, width of q, k and v). */
-static void remember(const Model *m, float *qkv, int rows, int count, int begin, int capacity, float *keys, float *values) {
+/* One row's new places: keys and values into the cache, keys and queries rotated. qkv is (count, width of q, k and v). */
+static void remember(const Model *m, float *qkv, int count, int begin, int capacity, float *keys, float *values) {
     int d = (int)m->head_dim, H = (int)m->heads, G = (int)m->kv_heads, wide = (H + 2 * G) * d, padded = rounded(d), half = d / 2;
-    for (int r = 0; r < rows; r++) {
-        for (int n = 0; n < count; n++) {
-            int place = begin + n;
-            float *x = qkv + ((int64_t)r * count + n) * wide;
-            const float *cosine = m->cosine + (int64_t)place * half, *sine = m->sine + (int64_t)place * half;
-            for (int h = 0; h < H + G; h++) turn(x + h * d, cosine, sine, half);
-            for (int g = 0; g < G; g++) {
-                float *k = keys + ((int64_t)r * G + g) * d * capacity + place;
-                for (int i = 0; i < d; i++) k[(int64_t)i * capacity] = x[(H + g) * d + i];
-                memcpy(values + (((int64_t)r * G + g) * capacity + place) * padded, x + (H + G + g) * d, (size_t)d * sizeof(float));
-            }
+    for (int n = 0; n < count; n++) {
+        int place = begin + n;
+        float *x = qkv + (int64_t)n * wide;
+        const float *cosine = m->cosine + (int64_t)place * half, *sine = m->sine + (int64_t)place * half;
+        for (int h = 0; h < H + G; h++) turn(x + h * d, cosine, sine, half);
+        for (int g = 0; g < G; g++) {
+            float *k = keys + ((int64_t)g * capacity + place / LANES * LANES) * d + place % LANES;
+            for (int i = 0; i < d; i++) k[i * LANES] = x[(H + g) * d + i];
+            memcpy(values + ((int64_t)g * capacity + place) * padded, x + (H + G + g) * d, (size_t)d * sizeof(float));
         }
     }
 }
 
 /* Read `count` new tokens of `rows` rows; ids (rows, count); `begin` places are in the cache already.
- * keys (layers, all_rows, kv, head_dim, capacity) and values (layers, all_rows, kv, capacity, padded head_dim) point at this call's first
- * row; capacity is a multiple of LANES. pads: unused places before each row. want: whether logits (rows, vocab) after the last token are
- * needed. work: rows * count * (2 width + (heads + 2 kv) d + heads d + (1 or 2) mlp) + capacity floats. */
+ * keys (layers, all_rows, kv, capacity / LANES, head_dim, LANES) and values (layers, all_rows, kv, capacity, padded head_dim) point at
+ * this call's first row; capacity is a multiple of LANES. pads: unused places before each row. want: whether logits (rows, vocab) after
+ * the last token are needed. work: rows * count * (2 width + (heads + 2 kv) d + heads d + (1 or 2) mlp) + capacity floats. */
 void phiforge_read(const Model *m, const int64_t *ids, const int64_t *pads, int rows, int all_rows, int count, int begin, int capacity,
                    float *keys, float *values, float *work, float *logits, int want) {
     int D = (int)m->width, d = (int)m->head_dim, H = (int)m->heads, G = (int)m->kv_heads, F = (int)m->mlp;
-    int wide = (H + 2 * G) * d, M = rows * count, inner_width = m->llama ? 2 * F : F;
+    int wide = (H + 2 * G) * d, padded = rounded(d), M = rows * count, inner_width = m->llama ? 2 * F : F;
     float *hidden = work, *normed = hidden + (int64_t)M * D, *qkv = normed + (int64_t)M * D;
     float *attended = qkv + (int64_t)M * wide, *inner = attended + (int64_t)M * H * d, *score = inner + (int64_t)M * inner_width;
 
@@ -299,31 +307,32 @@ void phiforge_read(const Model *m, const int64_t *ids, const int64_t *pads, int 
     for (int l = 0; l < m->layers; l++) {
         const Layer *w = m->layer + l;
         float *k = keys + (int64_t)l * all_rows * G * d * capacity;
-        float *v = values + (int64_t)l * all_rows * G * capacity * rounded(d);
+        float *v = values + (int64_t)l * all_rows * G * capacity * padded;
         if (l == 0 && m->first) {
             for (int r = 0; r < M; r++) memcpy(qkv + (int64_t)r * wide, m->first + ids[r] * wide, (size_t)wide * sizeof(float));
         } else {
             normalize(m, M, hidden, w->norm1, w->norm1_bias, normed);
             phiforge_product(M, wide, D, normed, D, w->qkv, w->qkv_bias, qkv, wide, PLAIN);
         }
-        remember(m, qkv, rows, count, begin, capacity, k, v);
         int last = l == m->layers - 1, from = last ? count - 1 : 0; /* only the newest place of a row matters after the last attention */
-        if (last && !want) return;
         for (int r = 0; r < rows; r++) {
-            for (int n = from; n < count; n++) {
-                const float *q = qkv + ((int64_t)r * count + n) * wide;
+            float *row = qkv + (int64_t)r * count * wide;
+            float *kr = k + (int64_t)r * G * d * capacity, *vr = v + (int64_t)r * G * capacity * padded;
+            remember(m, row, count, begin, capacity, kr, vr);
+            for (int n = last && !want ? count : from; n < count; n++) {
+                const float *q = row + (int64_t)n * wide;
                 float *out = attended + (last ? (int64_t)r : (int64_t)r * count + n) * H * d;
                 if (begin + n < pads[r]) {
                     memset(out, 0, (size_t)(H * d) * sizeof(float));
                     continue;
                 }
                 for (int h = 0; h < H; h++) {
-                    int64_t g = (int64_t)r * G + h / (H / G);
-                    attend(q + h * d, d, k + g * d * capacity, v + g * capacity * rounded(d), capacity, (int)pads[r], begin + n + 1, score,
-                           out + h * d);
+                    int64_t g = h / (H / G) * (int64_t)capacity;
+                    attend(q + h * d, d, kr + g * d, vr + g * padded, (int)pads[r], begin + n + 1, score, out + h * d);
                 }
             }
         }
+        if (last && !want) return;
         if (last && count > 1) {
             for (int r = 0; r < rows; r++)
                 memmove(hidden + (int64_t)r * D, hidden + ((int64_t)r * count + count - 1) * D, (size_t)D * sizeof(float));
@@ -363,6 +372,94 @@ void phiforge_best(const float *logits, int rows, int vocab, int64_t *best) {
                 best[r] = i;
                 break;
             }
+        }
+    }
+}
+
+/* ---- choosing a token: what `sampling.sample` does, for the settings that need no sorted prefix of unknown length ------------------- */
+
+/* One row's logits after repetition penalty and temperature. */
+static void warp(const float *logits, const uint8_t *seen, int vocab, float temperature, float penalty, float *score) {
+    for (int i = 0; i < vocab; i++) score[i] = logits[i];
+    if (seen)
+        for (int i = 0; i < vocab; i++) {
+            float lower = score[i] < 0 ? score[i] * penalty : score[i] / penalty;
+            score[i] = seen[i] ? lower : score[i];
+        }
+    for (int i = 0; i < vocab; i++) score[i] /= temperature;
+}
+
+/* The k largest in falling order (the first of equal ones stays first): value and index. */
+static void largest(const float *score, int vocab, int k, float *value, int32_t *index) {
+    int held = 0;
+    for (int i = 0; i < vocab; i++) {
+        if (held == k && !(score[i] > value[k - 1])) continue;
+        int at = held < k ? held++ : k - 1;
+        for (; at > 0 && score[i] > value[at - 1]; at--) value[at] = value[at - 1], index[at] = index[at - 1];
+        value[at] = score[i], index[at] = i;
+    }
+}
+
+/* Among k tokens in falling order of probability: keep what top-p and min-p keep, then draw. */
+static int draw_prefix(float *value, int k, float top_p, float min_p, float uniform) {
+    double sum = 0, above = 0, target;
+    float most = value[0];
+    for (int i = 0; i < k; i++) sum += value[i] = expf(value[i] - most);
+    int kept = 0;
+    for (; kept < k; kept++) { /* both rules keep a prefix */
+        double p = value[kept] / sum;
+        if (kept && (above >= top_p || p < min_p * (value[0] / sum))) break;
+        above += p;
+    }
+    target = uniform * above;
+    above = 0;
+    for (int i = 0; i < kept - 1; i++) {
+        above += value[i] / sum;
+        if (above > target) return i;
+    }
+    return kept - 1;
+}
+
+/* From all tokens: block sums first, so that the search adds up a block at a time. */
+static int draw_all(float *score, int vocab, float uniform, double *block) {
+    int blocks = (vocab + LANES - 1) / LANES, i, b;
+    float most = score[0];
+    for (i = 1; i < vocab; i++) most = score[i] > most ? score[i] : most;
+    for (i = vocab; i < blocks * LANES; i++) score[i] = -INFINITY;
+    double sum = 0;
+    for (b = 0; b < blocks; b++) {
+        vec v = load(score + b * LANES) - splat(most);
+        vec p = pick(v < splat(-87.0f), (vec){0}, exponential(v)); /* exponential() has a floor above 0 */
+        store(score + b * LANES, p);
+        sum += block[b] = total(p);
+    }
+    double target = uniform * sum, below = 0;
+    int last = 0;
+    for (b = 0; b < blocks && below + block[b] <= target; b++) below += block[b];
+    if (b == blocks) b = blocks - 1, below -= block[b];
+    for (i = b * LANES; i < (b + 1) * LANES; i++) {
+        if (score[i] > 0) last = i;
+        below += score[i];
+        if (below > target) return i;
+    }
+    for (i = last; i > 0 && !(score[i] > 0); i--) {} /* rounding ran off the end: the last token that can be drawn */
+    return i;
+}
+
+/* Tokens (rows); seen (rows, vocab) bytes or NULL; k = 0: all tokens, without top-p and min-p.
+ * work: vocab / LANES + 1 doubles, then vocab + LANES + 2 k floats. */
+void phiforge_sample(const float *logits, const uint8_t *seen, const float *uniforms, int rows, int vocab, float temperature, int k,
+                     float top_p, float min_p, float penalty, double *work, int64_t *tokens) {
+    double *block = work;
+    float *score = (float *)(block + vocab / LANES + 1), *value = score + vocab + LANES;
+    int32_t *index = (int32_t *)(value + k);
+    for (int r = 0; r < rows; r++) {
+        warp(logits + (int64_t)r * vocab, seen ? seen + (int64_t)r * vocab : 0, vocab, temperature, penalty, score);
+        if (k) {
+            largest(score, vocab, k, value, index);
+            tokens[r] = index[draw_prefix(value, k, top_p, min_p, uniforms[r])];
+        } else {
+            tokens[r] = draw_all(score, vocab, uniforms[r], block);
         }
     }
 }

@@ -27,6 +27,7 @@ from phiforge.generate.stock import Layer, StockShape, prepare_layer, rope_table
 # Beyond this, decoding is bound by memory, where torch's threads do as well without a packed copy of the weights.
 MOST_PARAMETERS = 100_000_000
 FIRST_LAYER_TABLE_BYTES = 64 << 20
+MOST_TOP_K = 256  # the C selection keeps k tokens in order by insertion: quadratic in k
 _PREFILL_ROWS = 4096  # tokens read in one call at most: bounds the working memory
 _ROWS_A_THREAD = 8
 
@@ -63,6 +64,9 @@ def library() -> ctypes.CDLL | str:
     made.phiforge_read.restype = None
     made.phiforge_best.argtypes = [pointer, integer, integer, pointer]
     made.phiforge_best.restype = None
+    real = ctypes.c_float
+    made.phiforge_sample.argtypes = [pointer] * 3 + [integer] * 2 + [real, integer, real, real, real, pointer, pointer]
+    made.phiforge_sample.restype = None
     x, weight = torch.linspace(-1, 1, 13 * 37).view(13, 37), torch.linspace(-2, 1, 37 * 41).view(37, 41)
     if not torch.allclose(product(made, x, weight, None), x @ weight, atol=1e-3):
         return "the compiled product does not agree with torch on this machine"
@@ -92,6 +96,27 @@ def product(made: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor | None) -
         *(None if filled is None else filled.data_ptr(), out.data_ptr(), weight.shape[1], 0),
     )
     return out
+
+
+def choose(made: ctypes.CDLL, logits: Tensor, config: SamplingConfig, uniforms: Tensor | None, seen: Tensor | None) -> Tensor:
+    """`sampling.sample` in C where the settings allow it: greedy, any top-k up to MOST_TOP_K, or no limit at all."""
+    rows, vocabulary = logits.shape
+    tokens = torch.empty(rows, dtype=torch.int64)
+    if config.greedy and seen is None:
+        made.phiforge_best(logits.data_ptr(), rows, vocabulary, tokens.data_ptr())
+        return tokens
+    limited = 0 < config.top_k < vocabulary
+    unlimited = not limited and config.top_p >= 1 and config.min_p <= 0
+    if config.greedy or uniforms is None or not (unlimited or (limited and config.top_k <= MOST_TOP_K)):
+        return sample(logits, config, uniforms, seen)
+    k = config.top_k if limited else 0
+    uniforms = uniforms.contiguous()
+    work = torch.empty(vocabulary // made.phiforge_lanes() + 1 + (vocabulary + made.phiforge_lanes()) // 2 + 1 + k, dtype=torch.float64)
+    made.phiforge_sample(
+        *(logits.data_ptr(), None if seen is None else seen.data_ptr(), uniforms.data_ptr(), rows, vocabulary, config.temperature),
+        *(k, config.top_p, config.min_p, config.repetition_penalty, work.data_ptr(), tokens.data_ptr()),
+    )
+    return tokens
 
 
 class NativeDecoder:
@@ -172,11 +197,7 @@ class NativeDecoder:
 
     def choose(self, logits: Tensor, config: SamplingConfig, uniforms: Tensor | None, seen: Tensor | None) -> Tensor:
         """One token (B,) a row, as `sampling.sample` would."""
-        if not config.greedy or seen is not None:
-            return sample(logits, config, uniforms, seen)
-        tokens = torch.empty(logits.shape[0], dtype=torch.int64)
-        self.library.phiforge_best(logits.data_ptr(), logits.shape[0], logits.shape[1], tokens.data_ptr())
-        return tokens
+        return choose(self.library, logits, config, uniforms, seen)
 
 
 def _copy(value: Any) -> Tensor | None:
@@ -197,7 +218,7 @@ class _Share:
 
 
 class NativeSession:
-    """A batch with its cache: keys (layers, B, kv, head_dim, capacity), values (layers, B, kv, capacity, head_dim filled up to lanes).
+    """A batch with its cache: keys (layers, B, kv, places in blocks), values (layers, B, kv, capacity, head_dim filled up to lanes).
 
     Nothing in the cache is initialised: places that a row has not written are never read, or overwritten with -inf before they count.
     """

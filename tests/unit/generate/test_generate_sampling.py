@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from transformers import (
@@ -13,6 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from phiforge.generate import native
 from phiforge.generate.config import GREEDY, SamplingConfig
 from phiforge.generate.sampling import invert, sample, warp
 
@@ -62,27 +65,38 @@ def test_warp_equals_transformers(settings: dict, vocabulary: int) -> None:
     torch.testing.assert_close(warp(logits, config, seen), transformers_warp(logits, ids, config))
 
 
+def sample_in_c(*arguments: object) -> torch.Tensor:
+    made = native.library()
+    if isinstance(made, str):
+        pytest.skip(f"the native path is not available: {made}")
+    return native.choose(made, *arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sample", [sample, sample_in_c])
 @pytest.mark.parametrize("vocabulary", [2, 63, 500])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_draws_follow_the_warped_distribution(settings: dict, vocabulary: int) -> None:
+def test_draws_follow_the_warped_distribution(settings: dict, vocabulary: int, sample: Callable[..., torch.Tensor]) -> None:
     """Uniforms on a fine grid make the draw's frequencies equal the probabilities to the grid's resolution: no luck involved."""
     config = SamplingConfig(**(OFF | settings))
     logits, _, seen = logits_and_seen(1, vocabulary)
     grid = 4000
     uniforms = (torch.arange(grid) + 0.5) / grid
-    drawn = sample(logits.expand(grid, -1), config, uniforms, seen.expand(grid, -1))
+    drawn = sample(logits.expand(grid, -1).contiguous(), config, uniforms, seen.expand(grid, -1).contiguous())
     frequencies = torch.bincount(drawn, minlength=vocabulary) / grid
     expected = warp(logits, config, seen).softmax(-1)[0]
     assert not frequencies[expected == 0].any()
     torch.testing.assert_close(frequencies, expected, atol=1.5 / grid, rtol=0)
 
 
-def test_edges_of_the_uniform_stay_inside() -> None:
+@pytest.mark.parametrize("sample", [sample, sample_in_c])
+def test_edges_of_the_uniform_stay_inside(sample: Callable[..., torch.Tensor]) -> None:
     uniforms = torch.tensor([0.0, 1 - 2**-24])
     assert invert(torch.tensor([[0.0, 0.3, 0.7, 0.0]] * 2), uniforms).tolist() == [1, 2]
     logits = torch.tensor([[-30.0, 5.0, 4.0, -30.0]] * 2)
     for settings in ({"top_k": 2}, {"top_p": 0.9999}, {"top_k": 3, "top_p": 0.99}):
-        assert sample(logits, SamplingConfig(**(OFF | settings)), uniforms).tolist() == [1, 2]
+        assert sample(logits, SamplingConfig(**(OFF | settings)), uniforms, None).tolist() == [1, 2]
+    logits = torch.tensor([[-200.0, 5.0, 4.0, -200.0]] * 2)
+    assert sample(logits, SamplingConfig(**OFF), uniforms, None).tolist() == [1, 2]
 
 
 def test_greedy_is_the_largest_after_the_penalty() -> None:
