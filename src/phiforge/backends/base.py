@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from phiforge.data.chat import Message as Message
 from phiforge.generate.config import SamplingConfig
 
-Message = dict[str, str]
 Prompt = str | Sequence[Message]  # text to continue, or a conversation to answer
 
 

@@ -32,7 +32,7 @@ class EngineBackend(BackendBase):
         self.name = name or folder.name
         self.tokenizer = Tokenizer.load(folder)
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: the model can't be read: {str(error).splitlines()[0]}") from None
         self.engine = Engine(model.to(device()).eval())
@@ -63,8 +63,8 @@ class EngineBackend(BackendBase):
             return (start + self.tokenizer.encode(as_text(prompt)).tolist()) or [self.tokenizer.bos_id]
         template = template_of(self.tokenizer)
         if template is not None:
-            return encode_chat(prompt, self.tokenizer, template, add_generation_prompt=True)[0].tolist()  # type: ignore[no-any-return]
-        return self.tokenizer.encode(_render(self.tokenizer, list(prompt)), specials=True).tolist()  # type: ignore[no-any-return]
+            return encode_chat(prompt, self.tokenizer, template, add_generation_prompt=True)[0].tolist()
+        return self.tokenizer.encode(_render(self.tokenizer, list(prompt)), specials=True).tolist()
 
 
 class _Text:

@@ -22,7 +22,7 @@ class Scripted(BackendBase):
 
     def stream(self, prompt: Prompt, sampling: SamplingConfig) -> Iterator[str]:
         """The next answer, word by word."""
-        self.asked.append(prompt if isinstance(prompt, str) else [dict(message) for message in prompt])
+        self.asked.append(prompt if isinstance(prompt, str) else list(prompt))
         answer = next(self._answers, None)
         if answer is None:
             raise PhiforgeError("the script has no answer left")

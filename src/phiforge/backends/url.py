@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
@@ -33,6 +34,9 @@ class UrlBackend(BackendBase):
         base = parts._replace(fragment="", query="").geturl().rstrip("/")
         self._base = base if base.endswith("/v1") else f"{base}/v1"
         self._timeout = timeout
+        # A proxy that the environment names can't see this machine's own loopback.
+        direct = [urllib.request.ProxyHandler({})] if parts.hostname in ("localhost", "127.0.0.1", "::1") else []
+        self._opener = urllib.request.build_opener(*direct)
         self._model = parts.fragment or self._only_model()
         self.name = f"{self._model} at {parts.hostname}"
 
@@ -45,37 +49,48 @@ class UrlBackend(BackendBase):
             yield from self._events("/chat/completions", {**body, "messages": [dict(message) for message in prompt]})
 
     def _only_model(self) -> str:
-        found = [str(model.get("id")) for model in json.loads(self._open("/models", None).read()).get("data", [])]
+        with self._open("/models", None) as response:
+            try:
+                found = [str(model["id"]) for model in json.loads(response.read())["data"]]
+            except (ValueError, KeyError, TypeError, http.client.HTTPException):
+                raise PhiforgeError(f"{self._base}: /models did not answer with a list of models", fix="name one: URL#MODEL") from None
         if len(found) != 1:
             shown = ", ".join(found[:8]) or "none"
             raise ConfigError(f"{self._base}: the server has {len(found)} models ({shown})", fix=f"name one: {self._base}#MODEL")
         return found[0]
 
     def _events(self, route: str, body: dict[str, Any]) -> Iterator[str]:
+        ended = False
         with self._open(route, body) as response:
             try:
                 for raw in response:
                     line = raw.decode("utf-8", "replace").strip()
-                    if line.startswith("data:") and line != "data: [DONE]":
-                        yield from _text(json.loads(line[5:]))
-            except (TimeoutError, OSError) as error:
+                    if line == "data: [DONE]":
+                        ended = True
+                    elif line.startswith("data:"):
+                        event = json.loads(line[5:])
+                        yield from _text(event)
+                        ended = ended or any(choice.get("finish_reason") for choice in event.get("choices") or [])
+            except (TimeoutError, OSError, http.client.HTTPException) as error:
                 raise PhiforgeError(f"{self._base}: the answer broke off: {error}") from None
             except ValueError:
                 raise PhiforgeError(f"{self._base}: the server sent what is not JSON") from None
+        if not ended:
+            raise PhiforgeError(f"{self._base}: the answer broke off before its end", fix="ask again")
 
     def _open(self, route: str, body: dict[str, Any] | None) -> Any:
-        headers = {"Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._base + route, data, {"Content-Type": "application/json"})
         key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
         if key:
-            headers["Authorization"] = f"Bearer {key}"
-        data = None if body is None else json.dumps(body).encode()
+            request.add_unredirected_header("Authorization", f"Bearer {key}")  # a redirect must not carry it to another host
         try:
-            return urllib.request.urlopen(urllib.request.Request(self._base + route, data, headers), timeout=self._timeout)
+            return self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
             with error:
                 said = error.read(2000).decode("utf-8", "replace")
             raise PhiforgeError(f"{self._base}{route}: {error.code} {error.reason}: {_reason(said)}") from None
-        except (urllib.error.URLError, OSError) as error:
+        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise PhiforgeError(f"{self._base}: can't be reached: {reason}", fix="is the server running?") from None
 
@@ -98,7 +113,12 @@ def _reason(said: str) -> str:
 
 
 def _options(sampling: SamplingConfig) -> dict[str, Any]:
-    options = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+    options: dict[str, Any] = {
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+    }
     if sampling.stop:
         options["stop"] = list(sampling.stop)
     return {key: value for key, value in options.items() if value is not None}

@@ -11,7 +11,7 @@ import typer
 
 from phiforge.cli.stages import Json
 from phiforge.core import console
-from phiforge.core.errors import ConfigError, RunError
+from phiforge.core.errors import ConfigError, FolderInUse, RunError
 from phiforge.core.hardware import size
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def remove(
         if path.is_symlink() or not Run.is_run(path):
             raise ConfigError(f"{path}: is not a run folder (no run.json), so it is not removed")
         if _live(path):
-            raise RunError(f"{path}: is running", fix="stop it first")
+            raise FolderInUse(f"{path}: is running", fix="stop it first")
     doomed = {path.resolve() for path in paths}
     for path in paths:
         for child in _children(path):

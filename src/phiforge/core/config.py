@@ -222,7 +222,7 @@ def nest(dotted: str, value: Any) -> dict[str, Any]:
     """`nest("a.b", 1)` -> `{"a": {"b": 1}}`."""
     for part in reversed(dotted.replace("-", "_").split(".")):
         value = {part: value}
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any], *, where: str = "the command line") -> dict[str, Any]:

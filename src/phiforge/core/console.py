@@ -83,20 +83,22 @@ class Bar:
 
     def advance(self, n: float = 1, **fields: Any) -> None:
         """Move by `n` and show `fields` (name=value)."""
-        self._progress.update(self._task, advance=n, **self._fields(fields))
+        self._progress.update(self._task, advance=n)
+        self._detail(fields)
 
     def set(self, completed: float, **fields: Any) -> None:
         """Move to `completed`."""
-        self._progress.update(self._task, completed=completed, **self._fields(fields))
+        self._progress.update(self._task, completed=completed)
+        self._detail(fields)
 
     def print(self, text: str) -> None:
         """A line above the bar."""
         _show_announced()
         self._progress.console.print(escape(text))
 
-    @staticmethod
-    def _fields(fields: dict[str, Any]) -> dict[str, str]:
-        return {"detail": "  ".join(f"{name} {_cell(value)}" for name, value in fields.items())} if fields else {}
+    def _detail(self, fields: dict[str, Any]) -> None:
+        if fields:
+            self._progress.update(self._task, detail="  ".join(f"{name} {_cell(value)}" for name, value in fields.items()))
 
 
 @contextmanager

@@ -16,7 +16,13 @@ class PhiforgeError(Exception):
 
 
 class RunError(PhiforgeError):
-    """A run folder is missing, locked, damaged or of a newer schema."""
+    """A run folder is missing, damaged or of a newer schema."""
+
+    exit_code = 2
+
+
+class FolderInUse(PhiforgeError):
+    """Another process works in the run folder now."""
 
 
 class ConfigError(PhiforgeError):

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from phiforge.core.errors import RunError
+from phiforge.core.errors import FolderInUse
 
 
 def boot_id() -> str:
@@ -31,7 +31,7 @@ class Lock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> Lock:
-        """Take the lock; RunError names the process that has it."""
+        """Take the lock; FolderInUse names the process that has it."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,7 +39,7 @@ class Lock:
             holder = _holder(self.path)
             os.close(descriptor)
             who = f"process {holder}" if holder else "another process"
-            raise RunError(f"{self.path.parent}: {who} is working in this folder", fix="wait for it, or choose another --out") from None
+            raise FolderInUse(f"{self.path.parent}: {who} is working in this folder", fix="wait for it, or choose another --out") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"process": os.getpid(), "boot": boot_id()}).encode())
         self._descriptor = descriptor

@@ -235,16 +235,16 @@ class RunWriter:
     def decide(self, name: str, compute: Callable[[], T], why: str = "") -> T:
         """A decision that depends on the machine: computed once, recorded before it is used, replayed on resume."""
         if name in self.manifest.decisions:
-            return self.manifest.decisions[name]  # type: ignore[no-any-return]
+            return self.manifest.decisions[name]
         if not self.leader:
-            return self._await_decision(name)  # type: ignore[no-any-return]
+            return self._await_decision(name)
         value = compute()
         self.manifest.decisions[name] = json.loads(json.dumps(value))
         if why:
             self.manifest.reasons[name] = why
         self.save()
         self.note(f"decided {name} = {value}" + (f" ({why})" if why else ""))
-        return self.manifest.decisions[name]  # type: ignore[no-any-return]
+        return self.manifest.decisions[name]
 
     def gate(self, report: GateReport) -> None:
         """Record what a gate found (an earlier report of the same gate is replaced)."""

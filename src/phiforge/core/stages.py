@@ -56,4 +56,4 @@ class Stage:
     def load(self) -> Body:
         """The function behind the stage."""
         module, _, function = self.body.partition(":")
-        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(module), function)

@@ -13,7 +13,7 @@ from phiforge.models.sizes import DecoderShape
 
 def to_config(shape: DecoderShape, special_ids: dict[str, int] | None = None) -> PretrainedConfig:
     """The stock config of a shape. `special_ids`: pad_token_id, bos_token_id, eos_token_id."""
-    ids = special_ids or {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    ids: dict[str, Any] = dict(special_ids or dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")))
     common: dict[str, Any] = {
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.width,
@@ -47,7 +47,8 @@ def build(shape: DecoderShape, *, seed: int, special_ids: dict[str, int] | None 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "initialisation"))
         config._attn_implementation = "sdpa"
-        model = LlamaForCausalLM(config) if shape.family == "llama" else Starcoder2ForCausalLM(config)
+        family: Any = LlamaForCausalLM if shape.family == "llama" else Starcoder2ForCausalLM
+        model: PreTrainedModel = family(config)
     if shape.zero_init_residual:
         _zero_residual_writers(model)
     return model
@@ -62,7 +63,7 @@ def _zero_residual_writers(model: PreTrainedModel) -> None:
 
 def shape_of(config: PretrainedConfig) -> DecoderShape:
     """The shape behind a stock starcoder2 or llama config, so that counts come from one place."""
-    family = config.model_type
+    family: Any = config.model_type
     if family not in ("starcoder2", "llama"):
         raise ValueError(f"{family} is not one of the stock decoder families")
     return DecoderShape(

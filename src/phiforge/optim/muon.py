@@ -72,7 +72,7 @@ class MuonAdamW(torch.optim.AdamW):
                 by_shape.setdefault((parameter.shape, parameter.device), []).append(parameter)
         for (shape, device), parameters in by_shape.items():
             momenta = [self._momentum(parameter) for parameter in parameters]
-            gradients = [parameter.grad for parameter in parameters]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's look ahead
             dtype = torch.bfloat16 if has_bf16(device.type) else torch.float32
@@ -86,7 +86,7 @@ class MuonAdamW(torch.optim.AdamW):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
             state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
-        return state["momentum_buffer"]  # type: ignore[no-any-return]
+        return state["momentum_buffer"]
 
 
 def muon_groups(model: nn.Module, weight_decay: float, muon_rate: float | None) -> list[dict[str, Any]]:

@@ -218,7 +218,7 @@ def _replace_step(steps: dict[str, dict[str, Any]], name: str, value: Any) -> No
 def _owners(steps: dict[str, dict[str, Any]], key: str, main: str | None) -> list[str]:
     having = [name for name, step in steps.items() if _field_path(get_stage(step["stage"]).config, key)]
     if main in having:
-        return [main]  # type: ignore[list-item]
+        return [main]
     own = [name for name in having if steps[name]["stage"] not in _SHARED_STAGES]
     if not having:
         known = {field for step in steps.values() for field in get_stage(step["stage"]).config.model_fields}

@@ -145,6 +145,40 @@ def test_a_server_that_misbehaves_is_one_line(server: Any, body: bytes, words: s
         UrlBackend(f"http://127.0.0.1:{server.server_port}/v1#m").complete("x", WORDS)
 
 
+def test_an_answer_that_breaks_off_and_a_list_that_is_none_are_one_line(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # must not be asked for loopback
+
+    def cut(self: Handler) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(event("half"))
+
+    monkeypatch.setattr(Handler, "do_POST", cut)
+    monkeypatch.setattr(Handler, "do_GET", cut, raising=False)
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    with pytest.raises(PhiforgeError, match="did not answer with a list"):
+        UrlBackend(address)
+    with pytest.raises(PhiforgeError, match="broke off before its end"):
+        UrlBackend(f"{address}#m").complete("x", WORDS)
+
+
+def test_a_redirect_does_not_get_the_key(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHIFORGE_API_KEY", "sk-secret")
+    keys: list[tuple[str, str | None]] = []
+
+    def answer(self: Handler) -> None:
+        keys.append((self.path, self.headers.get("Authorization")))
+        self.send_response(302 if self.path == "/v1/models" else 200)
+        self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")
+        self.end_headers()
+        self.wfile.write(b'{"data": [{"id": "m"}]}')
+
+    monkeypatch.setattr(Handler, "do_GET", answer, raising=False)
+    assert UrlBackend(f"http://127.0.0.1:{server.server_port}").name == "m at 127.0.0.1"
+    assert keys == [("/v1/models", "Bearer sk-secret"), ("/elsewhere", None)]
+
+
 def test_a_script_ends() -> None:
     script = Scripted(["one two"])
     assert script.complete("a", WORDS) == "one two" and script.asked == ["a"]

@@ -11,7 +11,7 @@ import pytest
 
 from phiforge.core import atomic
 from phiforge.core.config import Config
-from phiforge.core.errors import PreflightError, RunError
+from phiforge.core.errors import FolderInUse, PreflightError, RunError
 from phiforge.core.gates import Check, GateReport
 from phiforge.core.lock import Lock, is_live
 from phiforge.core.runs import Run, RunWriter, find_runs, new_manifest, own_files
@@ -86,7 +86,7 @@ def test_one_process_at_a_time_and_a_dead_one_is_seen(tmp_path: Path) -> None:
     try:
         assert holder.stdout and holder.stdout.readline() == "held\n"
         assert Run.open(tmp_path / "a").status == "running"
-        with pytest.raises(RunError, match=f"process {holder.pid} is working in this folder"), Lock(tmp_path / "a"):
+        with pytest.raises(FolderInUse, match=f"process {holder.pid} is working in this folder"), Lock(tmp_path / "a"):
             pass
     finally:
         holder.kill()
