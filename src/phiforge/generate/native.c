@@ -36,10 +36,53 @@ static inline vec splat(float x) { return (vec){0} + x; }
 static inline vec pick(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
 static inline vec larger(vec a, vec b) { return pick(a > b, a, b); }
 
+/* Sum and largest of the lanes, in log2(LANES) steps where the compiler can move lanes about. */
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define HAS_SHUFFLE 1
+#endif
+#endif
+#ifdef HAS_SHUFFLE
+#if LANES == 16
+#define SWAP8(v) __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+#define SWAP4(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define SWAP2(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define SWAP1(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#define FOLD(v, join) v = join(v, SWAP8(v)), v = join(v, SWAP4(v)), v = join(v, SWAP2(v)), v = join(v, SWAP1(v))
+#elif LANES == 8
+#define SWAP4(v) __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3)
+#define SWAP2(v) __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5)
+#define SWAP1(v) __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6)
+#define FOLD(v, join) v = join(v, SWAP4(v)), v = join(v, SWAP2(v)), v = join(v, SWAP1(v))
+#else
+#define SWAP2(v) __builtin_shufflevector(v, v, 2, 3, 0, 1)
+#define SWAP1(v) __builtin_shufflevector(v, v, 1, 0, 3, 2)
+#define FOLD(v, join) v = join(v, SWAP2(v)), v = join(v, SWAP1(v))
+#endif
+#endif
+
+static inline vec plus(vec a, vec b) { return a + b; }
+
 static inline float total(vec v) {
+#ifdef HAS_SHUFFLE
+    FOLD(v, plus);
+    return v[0];
+#else
     float sum = 0;
     for (int i = 0; i < LANES; i++) sum += v[i];
     return sum;
+#endif
+}
+
+static inline float largest_lane(vec v) {
+#ifdef HAS_SHUFFLE
+    FOLD(v, larger);
+    return v[0];
+#else
+    float most = v[0];
+    for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
+    return most;
+#endif
 }
 
 /* e^x to about 1 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7. x is held to [-87.3, 88.3], so the result is never 0. */
@@ -240,8 +283,7 @@ static void attend(const float *q, int d, const float *keys, const float *values
 
     vec top = load(score + low), sum = {0};
     for (t = low + LANES; t < high; t += LANES) top = larger(load(score + t), top);
-    float most = top[0];
-    for (int i = 1; i < LANES; i++) most = top[i] > most ? top[i] : most;
+    float most = largest_lane(top);
     for (t = low; t < high; t += LANES) {
         vec p = exponential(load(score + t) - splat(most));
         store(score + t, p);
