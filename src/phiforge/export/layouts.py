@@ -46,7 +46,7 @@ class Layout:
     metadata: Callable[[Mapping[str, Any]], Metadata]
     refuse: Callable[[Mapping[str, Any]], str]
     tied_by_default: bool
-    f32_tolerance: float  # largest |difference of next-token log-probability| allowed in F32; see DESIGN, invariant 5
+    f32_tolerance: float  # largest |difference of next-token log-probability| allowed in F32
     prefix: str = "model."  # what transformers puts before every name but the head's; older checkpoints leave it out
     ignored: tuple[str, ...] = ()  # endings of buffers that old checkpoints carry and no one needs
 

@@ -24,7 +24,7 @@ from phiforge.core.hardware import cpu_count
 from phiforge.export import native
 
 LOOPBACK = "127.0.0.1"
-# What a Modelfile of ours and `phiforge chat` use unless told otherwise (SPEC, section 2).
+# What a Modelfile of ours and `phiforge chat` use unless told otherwise.
 SAMPLING: dict[str, float] = {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "repeat_penalty": 1.1}
 CACHE_RAM_MIB = 256  # of prompts seen before; llama.cpp's own default is 8 GiB
 
