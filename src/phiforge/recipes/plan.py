@@ -1,7 +1,7 @@
 """What a recipe would do, before anything runs: counts from shapes, tokens, memory, disk, time, where it can go.
 
-Times are predictions: the operations of training (6 a weight and token, attention on top) over the speed of a matrix
-product measured here, times a share of it that training reaches. Both numbers are shown.
+Time: a model small enough to try is tried, for three steps on this machine. For a larger one it is predicted: the operations of training
+(6 a weight and token, attention on top) over the speed of a matrix product measured here, times the share of it that training reaches.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from phiforge.models.sizes import PRESET_VOCABULARY, DecoderShape, human_count, 
 from phiforge.recipes.recipe import Recipe
 from phiforge.train.schedules import schedule, warmup_length
 
-# The share of the matrix-product speed that training reaches end to end on a CPU at 1-10M parameters (benchmarks/results).
-TRAINING_SHARE = {"cpu": 0.35, "cuda": 0.35, "mps": 0.25}
+# The share of the matrix-product speed that training reaches: on a CPU 0.4 at 1M and 0.5 at 7M parameters
+# (benchmarks/results/train_speed-*.json over 222 GFLOP/s in bf16); elsewhere a guess, and plan calls it a prediction.
+TRAINING_SHARE = {"cpu": 0.5, "cuda": 0.35, "mps": 0.25}
+TRIED_UP_TO = 30_000_000  # parameters of a model that plan builds and tries
 BYTES_PER_TOKEN = 3.0  # of English at a 2-4k vocabulary; the tokenizer run reports the true figure
 GGUF_TARGETS = ("starcoder2", "llama")
 
@@ -108,18 +110,16 @@ def _plan_pretrain(config: Any, context: Context, plan: StepPlan) -> None:
     length = config.context_length or shape.context_length
     tokens_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * length
     device = hardware.device()
-    speed = _matrix_speed(device)
-    rate = TRAINING_SHARE[device] * speed * 1e9 / shape.training_flops(length)
+    rate, how = _training_rate(config, shape, length, device)
     steps = _steps(config, context, tokens_per_step, rate)
     plan.facts |= _shape_facts(shape, vocabulary, known=bool(spec.vocab_size or context.vocab_size))
     plan.facts |= {
         "steps": steps,
         "tokens in a step": tokens_per_step,
         "tokens in all": steps * tokens_per_step,
-        "tokens for each parameter": round(steps * tokens_per_step / shape.parameters(), 1),
-        "matrix speed measured here": f"{speed:,.0f} GFLOP/s ({device})",
-        "speed predicted": f"{rate:,.0f} tokens/s ({TRAINING_SHARE[device]:.0%} of the matrix speed)",
-        "time predicted": duration(steps * tokens_per_step / rate),
+        "tokens for each parameter": f"{steps * tokens_per_step / shape.parameters():.3g}",
+        "speed": f"{rate:,.0f} tokens/s ({how})",
+        "time to train": duration(steps * tokens_per_step / rate),
     }
     _need_memory(plan, config, shape, length, device)
     kept = (config.save_total_limit or 1) + 2
@@ -130,6 +130,32 @@ def _plan_pretrain(config: Any, context: Context, plan: StepPlan) -> None:
     plan.curves[f"learning rate ({config.lr_scheduler_type})"] = [
         config.learning_rate * curve(i * steps / points) for i in range(points + 1)
     ]
+
+
+def _training_rate(config: Any, shape: DecoderShape, length: int, device: str) -> tuple[float, str]:
+    """Tokens a second in training, and how that is known."""
+    if shape.parameters() <= TRIED_UP_TO:
+        return _tried_rate(config, shape, length, device), f"three steps tried here, on {device}"
+    speed = _matrix_speed(device)
+    rate = TRAINING_SHARE[device] * speed * 1e9 / shape.training_flops(length)
+    return rate, f"predicted: {TRAINING_SHARE[device]:.0%} of the {speed:,.0f} GFLOP/s that a matrix product reaches here, on {device}"
+
+
+def _tried_rate(config: Any, shape: DecoderShape, length: int, device: str) -> float:
+    import torch
+
+    from phiforge.models.decoder import build as build_model
+    from phiforge.train.forward import supports
+    from phiforge.train.probe import seconds_per_step
+
+    model: Any = build_model(shape, seed=0).train()
+    model.to(device)
+    rows = min(config.per_device_train_batch_size, max(1, 4096 // length))
+    ids = torch.randint(shape.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "shift_labels": ids, "position_ids": torch.arange(length).expand(rows, -1)}
+    loss = config.loss if config.loss != "auto" else "fused" if supports(model) else "stock"
+    precision = config.precision if config.precision != "auto" else "bf16" if hardware.has_bf16(device) else "fp32"
+    return rows * length / seconds_per_step(model, batch, precision=precision, loss=loss)
 
 
 def _guess_vocabulary(named: str) -> int:
