@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from phiforge.core.errors import ConfigError
 from phiforge.generate.config import SamplingConfig
 from phiforge.generate.decoder import Decoder, Session
-from phiforge.generate.native import NativeDecoder
+from phiforge.generate.native import NativeDecoder, NativeSession
 from phiforge.generate.reference import ReferenceDecoder
 from phiforge.generate.stock import StockDecoder, stock_shape
 from phiforge.generate.text import Decodes, TextStream
 
+AHEAD = 16  # greedy steps gone at once where a row may stop on the way: what comes after its stop is work for nothing
 FinishReason = Literal["stop", "length", "context"]
 Path = Literal["auto", "native", "stock", "reference"]
 
@@ -107,7 +108,7 @@ class Engine:
         rows = self._rows(prompts, sampling, tokenizer, seeds)
         stops = frozenset(stop_ids)
         for rows_together in self._batches(rows):
-            for fresh in self._run(rows_together, sampling, stops):
+            for fresh in self._run(rows_together, sampling, stops, quiet=on_token is None):
                 if on_token is not None:
                     for row, token in fresh:
                         on_token(row.index, token)
@@ -179,13 +180,15 @@ class Engine:
         context = self.decoder.context_length
         return context is None or longest + max(row.budget for row in batch) <= context
 
-    def _run(self, rows: list[_Row], sampling: SamplingConfig, stops: frozenset[int]) -> Iterator[Iterable[tuple[_Row, int]]]:
-        """Generate for rows that fit one batch; yields, step by step, the new id of each live row."""
+    def _run(
+        self, rows: list[_Row], sampling: SamplingConfig, stops: frozenset[int], *, quiet: bool = False
+    ) -> Iterator[Iterable[tuple[_Row, int]]]:
+        """Generate for rows that fit one batch; yields, step by step, the new id of each live row. `quiet`: nobody looks at the steps."""
         training = self.model.training
         if training:
             self.model.eval()
         try:
-            yield from _Batch(self.decoder, rows, sampling, stops).run()
+            yield from _Batch(self.decoder, rows, sampling, stops, quiet).run()
         finally:
             if training:
                 self.model.train()
@@ -195,14 +198,15 @@ class _Batch:
     """Rows that step together; the finished ones leave once they are a quarter of the batch (leaving costs a copy of the cache).
 
     New ids are kept as columns, one list a step, and handed to their rows when rows leave: a step costs no Python loop over the rows unless
-    a row may end there.
+    a row may end there. Where nobody looks at the steps and the decoder can go several greedy steps by itself, it does.
     """
 
-    def __init__(self, decoder: Decoder, rows: list[_Row], sampling: SamplingConfig, stops: frozenset[int]) -> None:
+    def __init__(self, decoder: Decoder, rows: list[_Row], sampling: SamplingConfig, stops: frozenset[int], quiet: bool) -> None:
         self.decoder, self.rows, self.sampling, self.stops = decoder, rows, sampling, stops
         self.columns: list[list[int]] = []
         self.flushed = 0  # steps whose ids the rows already have
         self.watched = any(row.text is not None for row in rows)
+        self.alone = quiet and not self.watched and sampling.greedy and sampling.repetition_penalty == 1
         self.seen: Tensor | None = None
         self.uniforms: Tensor | None = None
 
@@ -213,24 +217,37 @@ class _Batch:
             with torch.inference_mode():
                 session, logits = self.decoder.start([row.prompt for row in self.rows], room)
                 self._prepare(logits, room)
-            for step in range(room):
-                with torch.inference_mode():  # not around the yield: the caller's code must not run in inference mode
-                    tokens = self._choose(logits, step)
-                    chosen = tokens.tolist()
-                self.columns.append(chosen)
+                tokens = self._choose(logits, 0)
+            step = 0
+            while True:
+                chosen = tokens.tolist()
                 live = [row.reason is None for row in self.rows]
-                if self.watched or step + 1 >= nearest or not self.stops.isdisjoint(chosen):
-                    self._end_rows(chosen, step)
+                self._take(chosen, step, nearest)
                 yield ((row, token) for row, token, was_live in zip(self.rows, chosen, live, strict=True) if was_live)
                 done = sum(row.reason is not None for row in self.rows)
                 if done == len(self.rows):
                     return
-                with torch.inference_mode():
+                with torch.inference_mode():  # not around the yield: the caller's code must not run in inference mode
                     if 4 * done >= len(self.rows):
                         tokens = self._leave(session, tokens)
-                    logits = session.step(tokens)
+                    ahead = min(nearest - 1 - step, AHEAD if self.stops else nearest)
+                    if self.alone and ahead > 1 and isinstance(session, NativeSession):
+                        block = session.greedy(tokens, ahead)
+                        for between in block[:-1].tolist():
+                            step += 1
+                            self._take(between, step, nearest)
+                        tokens = block[-1]
+                    else:
+                        tokens = self._choose(session.step(tokens), step + 1)
+                step += 1
         finally:
             self._flush()
+
+    def _take(self, chosen: list[int], step: int, nearest: int) -> None:
+        """Write down the ids of a step, and end the rows that end there."""
+        self.columns.append(chosen)
+        if self.watched or step + 1 >= nearest or not self.stops.isdisjoint(chosen):
+            self._end_rows(chosen, step)
 
     def _prepare(self, logits: Tensor, room: int) -> None:
         """What sampling needs beside the logits: (room, B) uniforms and, with a repetition penalty, the tokens seen (B, V)."""

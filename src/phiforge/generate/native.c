@@ -420,6 +420,16 @@ void phiforge_best(const float *logits, int rows, int vocab, int64_t *best) {
 
 /* ---- choosing a token: what `sampling.sample` does, for the settings that need no sorted prefix of unknown length ------------------- */
 
+/* Reads a token of each row, takes the likeliest next one, reads that, and so on, `steps` times. ids (steps + 1, all_rows): the first line is
+ * given, the others are written. The rest as phiforge_read with count 1. */
+void phiforge_greedy(const Model *m, int64_t *ids, const int64_t *pads, int rows, int all_rows, int steps, int begin, int capacity,
+                     float *keys, float *values, float *work, float *logits) {
+    for (int s = 0; s < steps; s++, ids += all_rows) {
+        phiforge_read(m, ids, pads, rows, all_rows, 1, begin + s, capacity, keys, values, work, logits, 1);
+        phiforge_best(logits, rows, (int)m->vocab, ids + all_rows);
+    }
+}
+
 /* One row's logits after repetition penalty and temperature. */
 static void warp(const float *logits, const uint8_t *seen, int vocab, float temperature, float penalty, float *score) {
     for (int i = 0; i < vocab; i++) score[i] = logits[i];

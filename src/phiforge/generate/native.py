@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,8 @@ def library() -> ctypes.CDLL | str:
     made.phiforge_read.restype = None
     made.phiforge_best.argtypes = [pointer, integer, integer, pointer]
     made.phiforge_best.restype = None
+    made.phiforge_greedy.argtypes = [pointer] * 3 + [integer] * 5 + [pointer] * 4
+    made.phiforge_greedy.restype = None
     real = ctypes.c_float
     made.phiforge_sample.argtypes = [pointer] * 3 + [integer] * 2 + [real, integer, real, real, real, pointer, pointer]
     made.phiforge_sample.restype = None
@@ -247,6 +249,21 @@ class NativeSession:
         self._run(self.step_calls, tokens.contiguous(), 1, 1)
         return self.logits
 
+    def greedy(self, tokens: Tensor, steps: int) -> Tensor:
+        """`steps` likeliest tokens (steps, B) after `tokens` (B,), the last of which is not read yet: one call for all of them."""
+        model, run = self.decoder.c_pointer, self.decoder.library.phiforge_greedy
+        ids = torch.empty(steps + 1, len(self.pads), dtype=torch.int64)
+        ids[0] = tokens
+        all_rows, at, length, capacity = len(self.pads), ids.data_ptr(), self.length, self.capacity
+
+        def call(s: _Share) -> None:
+            here = at + 8 * s.first
+            run(model, here, s.pads, s.rows, all_rows, steps, length, capacity, s.keys, s.values, s.work.data_ptr(), s.logits)
+
+        self._share_out(call, self.step_calls)
+        self.length += steps
+        return ids[1:]
+
     def read(self, ids: Tensor) -> Tensor:
         """Append ids (B, N); the logits (B, V) after the last."""
         rows, count = ids.shape
@@ -285,9 +302,12 @@ class NativeSession:
             here = at + 8 * s.first * count
             read(model, here, s.pads, s.rows, all_rows, count, length, capacity, s.keys, s.values, s.work.data_ptr(), s.logits, want)
 
+        self._share_out(call, shares)
+        self.length += count
+
+    def _share_out(self, call: Callable[[_Share], None], shares: list[_Share]) -> None:
         if self.pool is None:
             call(shares[0])
         else:
             for done in [self.pool.submit(call, share) for share in shares]:
                 done.result()
-        self.length += count
