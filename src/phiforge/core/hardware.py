@@ -129,6 +129,13 @@ def configure_allocator() -> bool:
     return bool(libc.mallopt(mmap_threshold, 2**30) and libc.mallopt(trim_threshold, 2**31 - 1))
 
 
+def advise_huge_pages(address: int, size: int) -> None:
+    """Ask Linux to back fresh memory with 2 MB pages: fewer faults at the first write, fewer look-ups at each read. A wish only."""
+    if sys.platform == "linux" and size >= 2**21:
+        first, last = -(-address // 4096) * 4096, (address + size) // 4096 * 4096
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), 14)  # MADV_HUGEPAGE
+
+
 def preflight_disk(path: Path, need: int) -> None:
     """Raise PreflightError when `need` bytes (with a tenth to spare) don't fit where `path` is, or it can't be written."""
     free = free_disk(path)

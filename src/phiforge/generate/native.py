@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phiforge.core.hardware import advise_huge_pages
 from phiforge.generate.compiler import Unavailable, load
 from phiforge.generate.config import SamplingConfig
 from phiforge.generate.decoder import pad_left
@@ -159,6 +160,9 @@ class NativeDecoder:
         assert isinstance(model.model, nn.Module) and isinstance(model.lm_head, nn.Linear)
         base: Any = model.model
         self._alive: list[Tensor] = []  # what the C structures point at
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        self._arena = _empty(int(1.05 * weights) + shape.vocab_size * (shape.width + self.qkv_width) + 65_536)
+        self._used = 0
         layers = [prepare_layer(block, shape, torch.float32, paired=False) for block in base.layers[: shape.layers]]
         self._layers = (_CLayer * shape.layers)(*(self._c_layer(layer) for layer in layers))
         head, head_bias = side_by_side((model.lm_head, None, 1.0), dtype=torch.float32)
@@ -174,8 +178,15 @@ class NativeDecoder:
         self.c_pointer = ctypes.addressof(self._c_model)
 
     def _keep(self, tensor: Tensor | None) -> int | None:
+        """The address of a float32 copy in the arena; of the tensor itself where the arena is full."""
         if tensor is None:
             return None
+        whole = -(-tensor.numel() // self.lanes) * self.lanes
+        if self._used + whole <= self._arena.numel():
+            place = self._arena[self._used : self._used + tensor.numel()]
+            place.copy_(tensor.reshape(-1))
+            self._used += whole
+            return place.data_ptr()
         self._alive.append(tensor)
         return tensor.data_ptr()
 
@@ -200,6 +211,13 @@ class NativeDecoder:
     def choose(self, logits: Tensor, config: SamplingConfig, uniforms: Tensor | None, seen: Tensor | None) -> Tensor:
         """One token (B,) a row, as `sampling.sample` would."""
         return choose(self.library, logits, config, uniforms, seen)
+
+
+def _empty(*shape: int) -> Tensor:
+    """Memory for what is read at every step, in large pages where the system gives them."""
+    made = torch.empty(*shape)
+    advise_huge_pages(made.data_ptr(), made.numel() * made.element_size())
+    return made
 
 
 def _copy(value: Any) -> Tensor | None:
@@ -229,8 +247,8 @@ class NativeSession:
         shape, lanes = decoder.shape, decoder.lanes
         self.decoder, self.length = decoder, 0
         self.capacity = -(-room // lanes) * lanes
-        self.keys = torch.empty(shape.layers, len(pads), shape.kv_heads, shape.head_dim, self.capacity)
-        self.values = torch.empty(shape.layers, len(pads), shape.kv_heads, self.capacity, -(-shape.head_dim // lanes) * lanes)
+        self.keys = _empty(shape.layers, len(pads), shape.kv_heads, shape.head_dim, self.capacity)
+        self.values = _empty(shape.layers, len(pads), shape.kv_heads, self.capacity, -(-shape.head_dim // lanes) * lanes)
         self.pads = torch.tensor(pads, dtype=torch.int64)
         threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(threads) if threads > 1 and len(pads) >= 2 * _ROWS_A_THREAD else None
