@@ -35,6 +35,8 @@ def open_backend(target: str) -> Any:
         return EngineBackend(run.model_dir, name=path.resolve().name)
     if Run.is_model_folder(path):
         return EngineBackend(path)
+    if inside := Run.inside(path, with_model=True):
+        raise ConfigError(f"{target}: is no run itself", fix=f"it holds {', '.join(inside)}")
     raise ConfigError(
         f"{target}: {'no model in it' if path.exists() else 'does not exist'}", fix="give a run, a .gguf file, a model folder or a URL"
     )

@@ -34,6 +34,7 @@ def chat(
 ) -> None:
     """Talk to a model. A base model continues what you type; a fine-tuned one answers.
 
+    Text on standard input is one prompt, however many lines it has; its answer goes to stdout.
     Example: phiforge chat runs/quickstart/export --prompt "def main("
     """
     from phiforge.backends.open import open_backend
@@ -44,7 +45,7 @@ def chat(
     sampling = build(SamplingConfig, {key: value for key, value in given.items() if value is not None}, where="the command line")
     with open_backend(model) as backend:
         if prompt is not None or not sys.stdin.isatty():
-            text = sys.stdin.read() if prompt in (None, "-") else prompt or ""
+            text = sys.stdin.read().removesuffix("\n") if prompt in (None, "-") else prompt or ""
             _once(backend, text, system, sampling, json)
         elif json:
             raise ConfigError("--json needs a prompt", fix="--prompt TEXT")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from phiforge.cli.stages import OPEN, Json, Out, Resume, Words, run_verb
+from phiforge.cli.stages import OPEN, Json, Out, Resume, Words, next_commands, run_verb
 
 data = typer.Typer(help="Prepare a corpus, or look at one.", no_args_is_help=True)
 tokenizer = typer.Typer(help="Train a tokenizer of your own.", no_args_is_help=True)
@@ -16,8 +17,9 @@ tokenizer = typer.Typer(help="Train a tokenizer of your own.", no_args_is_help=T
 
 @data.command("prepare", context_settings=OPEN)
 def prepare(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
-    """Clean text, drop duplicates, split off unseen documents. Example: phiforge data prepare source=my-texts"""
-    run_verb("data prepare", words, out, resume, json)
+    """Clean text, drop duplicates, split off unseen documents. Example: phiforge data prepare my-texts"""
+    run = run_verb("data prepare", words, out, resume, json)
+    next_commands(f"phiforge data stats {run.path}", f"phiforge pretrain {run.path}", report=run)
 
 
 @data.command("stats")
@@ -33,10 +35,12 @@ def stats(
     if json:
         typer.echo(json_module.dumps(found, ensure_ascii=False))
     else:
-        console.table(str(path), ["what", "value"], rows(found))
+        console.table(str(path), ["what", "value"], rows(found), result=True)
 
 
 @tokenizer.command("train", context_settings=OPEN)
 def train(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
-    """Learn a byte-level BPE vocabulary from a corpus. Example: phiforge tokenizer train data=my-texts vocab_size=2048"""
-    run_verb("tokenizer train", words, out, resume, json)
+    """Learn a byte-level BPE vocabulary from a corpus. Example: phiforge tokenizer train my-texts vocab_size=2048"""
+    run = run_verb("tokenizer train", words, out, resume, json)
+    text = run.manifest.parents["data"].path
+    next_commands(f"phiforge pretrain data={os.path.relpath(text)} tokenizer={run.path}", report=run)

@@ -26,7 +26,7 @@ def doctor(json: Json = False) -> None:
         typer.echo(json_module.dumps({"ok": good, "checks": checks}, ensure_ascii=False))
     else:
         rows = [("ok" if check["ok"] else "MISSING" if check["needed"] else "-", check["what"], check["found"]) for check in checks]
-        console.table("this machine", ["", "what", "found"], rows)
+        console.table("this machine", ["", "what", "found"], rows, result=True)
         console.say("everything needed is here" if good else "something needed is missing: see above")
     if not good:
         raise typer.Exit(1)
@@ -54,8 +54,17 @@ def _machine() -> list[dict[str, Any]]:
         _check(
             "C++ compiler (torch.compile)", "yes" if hardware.has_compiler() else "no: not needed", hardware.has_compiler(), needed=False
         ),
+        _native(),
         _check("ollama", shutil.which("ollama") or "no: needed only to run models there", bool(shutil.which("ollama")), needed=False),
     ]
+
+
+def _native() -> dict[str, Any]:
+    """Whether the kernels that are compiled for this processor are in use; torch does the same work without them."""
+    from phiforge.generate.native import library
+
+    made = library()
+    return _check("compiled kernels", made if isinstance(made, str) else "in use", not isinstance(made, str), needed=False)
 
 
 def _library(name: str, *, needed: bool) -> dict[str, Any]:

@@ -62,4 +62,6 @@ def _export(to: str, words: Sequence[str] | None, out: Path | None, resume: bool
 def default_folder(model: Path, to: str, outtype: str) -> Path:
     """Beside the model: RUN-gguf, RUN-gguf-q8_0, RUN-ollama, RUN-hf."""
     kind = f"{to}-{outtype}" if to != "hf" and outtype != "f16" else to
-    return model.resolve().parent / f"{model.resolve().name}-{kind}"
+    whole = model.resolve()
+    folder = whole.parent / f"{whole.name}-{kind}"
+    return folder if model.is_absolute() or not folder.is_relative_to(Path.cwd()) else folder.relative_to(Path.cwd())

@@ -70,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _wrong_words(error: Any) -> int:
     """A verb or option that doesn't exist, or a word that is missing: one line. A group without a verb: its help."""
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(error.ctx.get_help())
+        if text := error.format_message():  # empty where typer has drawn the help already
+            typer.echo(text)
     else:
         command = error.ctx.command_path if error.ctx else "phiforge"
         console.fail(f"{' '.join(error.format_message().split())} -> `{command} --help` shows what it takes")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from phiforge.cli.stages import Json, Out, Words, only_one, recipe_data, split_words
+from phiforge.cli.stages import Json, Out, Words, named_by, only_one, recipe_data, split_words
 from phiforge.core import console
 from phiforge.core.errors import PreflightError
 
@@ -29,6 +29,8 @@ def plan(words: Words = None, out: Out = None, json: Json = False) -> None:
     if name and name.endswith((".yaml", ".yml")):
         whole = load_yaml(Path(name))
         data = recipes.load_recipe(name).model_dump(mode="json") if "steps" in whole else recipe_data(name, "pretrain", data)
+    elif name and (named := named_by(name, "pretrain")):
+        keys = {**named, **keys}
     elif name:
         data = recipes.load_recipe(name).model_dump(mode="json")
     plans = plan_recipe(recipes.override(data, keys), out or Path("runs"))
@@ -36,10 +38,12 @@ def plan(words: Words = None, out: Out = None, json: Json = False) -> None:
         typer.echo(json_module.dumps(as_data(plans), ensure_ascii=False))
     else:
         for step in plans:
-            console.table(f"{step.name} ({step.stage})", ["what", "value"], [(what, _plain(value)) for what, value in step.facts.items()])
-            for label, values in step.curves.items():
-                draw(label, values)
-            console.say("")
+            if step.facts:
+                title = step.name if step.name == step.stage else f"{step.name} ({step.stage})"
+                console.table(title, ["what", "value"], [(what, _plain(value)) for what, value in step.facts.items()], result=True)
+                for label, values in step.curves.items():
+                    draw(label, values)
+                typer.echo("")
     refusals = [refusal for step in plans for refusal in step.refusals]
     if refusals:
         raise PreflightError("; ".join(refusals))
@@ -50,10 +54,10 @@ def _plain(value: object) -> str:
 
 
 def draw(label: str, values: list[float], *, rows: int = 6, columns: int = 72) -> None:
-    """A curve in block characters on stderr: six rows high, its largest and smallest value beside it."""
+    """A curve in block characters: six rows high, its largest and smallest value beside it."""
     picked = [values[round(i * (len(values) - 1) / max(1, columns - 1))] for i in range(columns)]
     top = max(values) or 1.0
-    console.say(f"{label}: first {values[0]:.3g}, largest {top:.3g}, last {values[-1]:.3g}")
+    typer.echo(f"{label}: first {values[0]:.3g}, largest {top:.3g}, last {values[-1]:.3g}")
     for row in reversed(range(rows)):
         cells = [_BLOCKS[max(0, min(8, round((value / top * rows - row) * 8)))] for value in picked]
-        console.say("  " + "".join(cells).rstrip())
+        typer.echo("  " + "".join(cells).rstrip())

@@ -59,8 +59,8 @@ def _first_words(export: Run) -> str:
 def _close(runs: dict[str, Run]) -> None:
     """What was made, what it is worth, and what to type next."""
     gguf = next((runs["export"].path / name for name in runs["export"].manifest.artefacts if name.endswith(".gguf")), runs["export"].path)
-    console.say(f"\nYour model: {gguf}")
-    console.say(f"Its report: {runs['pretrain'].path / 'report.html'}")
+    console.say(f"\nYour model: {gguf}", whole=True)
+    console.say(f"Its report: {runs['pretrain'].path / 'report.html'}", whole=True)
     console.say("\nNext:")
     for command, about in (
         (f"phiforge chat {runs['export'].path}", "talk to it (it continues what you type)"),
@@ -69,4 +69,4 @@ def _close(runs: dict[str, Run]) -> None:
         (f"phiforge quickstart MY-TEXTS pretrain.train_seconds={10 * 60}", "your own text, for longer"),
         ("phiforge plan pretrain.model.size=10M", "what a larger one would take"),
     ):
-        console.say(f"  {command:<60} {about}")
+        console.say(f"  {command:<60} {about}" if console.width() >= 120 else f"  {command}\n      {about}", whole=True)

@@ -26,7 +26,7 @@ def run(words: Words = None, out: Out = None, resume: Resume = False, json: Json
         if json:
             typer.echo(json_module.dumps(listed, ensure_ascii=False))
         else:
-            console.table("recipes", ["name", "what it does"], list(listed.items()))
+            console.table("recipes", ["name", "what it does"], list(listed.items()), result=True)
         return
     resolved = recipes.override(recipes.load_recipe(name).model_dump(mode="json"), keys)
     folder = out or Path("runs") / Path(name).stem

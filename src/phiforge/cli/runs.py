@@ -33,8 +33,11 @@ def list_runs(root: Root = Path("runs"), json: Json = False) -> None:
     if json:
         typer.echo(json_module.dumps([_summary(run) for run in found], ensure_ascii=False))
         return
-    rows = [(str(run.path), run.manifest.stage, run.status, run.manifest.started[:16], round(run.manifest.seconds or 0)) for run in found]
-    console.table("", ["run", "stage", "status", "started", "seconds"], rows)
+    rows = [
+        (run.manifest.stage, run.status, run.manifest.started[:16].replace("T", " "), round(run.manifest.seconds or 0), str(run.path))
+        for run in found
+    ]
+    console.table("", ["stage", "status", "started (UTC)", "seconds", "run"], rows, result=True, whole=True)
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -60,7 +63,9 @@ def show(path: One, json: Json = False) -> None:
     rows += [(f"gate {gate.gate}", "passed" if gate.passed else "FAILED") for gate in made.gates]
     rows += [(name, value if isinstance(value, int | float) else str(value)) for name, value in made.metrics.items()]
     rows += [(name, f"{size(file.bytes)}  sha256 {file.sha256[:12]}") for name, file in made.artefacts.items()]
-    console.table(str(path), ["what", "value"], [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in rows])
+    console.table(
+        str(path), ["what", "value"], [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in rows], result=True
+    )
 
 
 @runs.command("diff")
@@ -81,9 +86,13 @@ def diff(one: One, other: Annotated[Path, typer.Argument(metavar="OTHER", help="
     if json:
         typer.echo(json_module.dumps([{"part": part, "key": key, "left": a, "right": b} for part, key, a, b in rows], ensure_ascii=False))
     elif rows:
-        console.table("", ["part", "key", str(one), str(other)], [(part, key, str(a), str(b)) for part, key, a, b in rows])
+        console.table("", ["part", "key", str(one), str(other)], [(part, key, _said(a), _said(b)) for part, key, a, b in rows], result=True)
     else:
         console.say("no difference in config, decisions, versions or results")
+
+
+def _said(value: Any) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -98,7 +107,7 @@ def remove(
     paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
-    """Remove run folders. Asks first; refuses what is no run, what is running, and what others were made from."""
+    """Remove run folders. Asks first, and says what was made from them; refuses what is no run and what is running."""
     from phiforge.core.runs import Run
 
     for path in paths:

@@ -43,6 +43,12 @@ def find_gguf(target: Path) -> Path:
         return target
     found = sorted(target.glob("model-*.gguf")) if target.is_dir() else []
     if not found:
+        inside = Run.inside(target, with_model=True)
+        if inside and not Run.can_be("model", target):
+            raise ConfigError(f"{target}: is no run itself", fix=f"it holds {', '.join(inside)}")
         what = "has no GGUF file" if Run.can_be("model", target) else "is no run and no GGUF file" if target.exists() else "does not exist"
-        raise ConfigError(f"{target}: {what}", fix=f"phiforge export gguf {target}" if Run.can_be("model", target) else "")
+        raise ConfigError(
+            f"{target}: {what}",
+            fix=f"phiforge export gguf {target}" if Run.can_be("model", target) else "`phiforge runs list` shows the runs there are",
+        )
     return found[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import json as json_module
 import os
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,37 +60,69 @@ def only_one(plain: list[str], what: str) -> str | None:
 
 def run_verb(stage_name: str, words: Sequence[str] | None, out: Path | None, resume: bool, as_json: bool) -> Run:
     """Run one stage (and what it needs first) from a recipe, a YAML file, or its defaults."""
-    from phiforge.core.runs import Run
     from phiforge.recipes import recipe as recipes
     from phiforge.recipes.runner import run_recipe
 
     plain, keys = split_words(words)
     name = only_one(plain, "the recipe")
     data = recipes.default_recipe(stage_name)
-    if name and Run.can_be("model", name):
-        keys = {"model": name, **_data_of(name, data), **keys}
-    elif name:
-        data = recipe_data(name, stage_name, data)
+    named = named_by(name, stage_name)
+    recipe = None if named else name
+    keys = {**named, **keys}
+    if recipe:
+        data = recipe_data(recipe, stage_name, data)
+    elif isinstance(keys.get("model"), str) and "data" not in keys and any(step["name"] == "data" for step in data["steps"]):
+        keys["data"] = _data_of(keys["model"])
     main = data["steps"][-1]["name"]
     resolved = recipes.up_to(recipes.override(data, keys, main=main), stage_name)
     folder = out or Path("runs") / (
-        f"{Path(name).resolve().name}-{main}" if "model" in keys and name else Path(name).stem if name else main
+        Path(recipe).stem if recipe else f"{Path(keys['model']).resolve().name}-{main}" if isinstance(keys.get("model"), str) else main
     )
     runs = run_recipe(resolved, folder, resume=resume, main_in_place=True)
     finished = runs[resolved.steps[-1].name]
     if as_json:
-        typer.echo(json.dumps({"path": str(finished.path), **finished.manifest.model_dump(mode="json")}, ensure_ascii=False))
+        typer.echo(json_module.dumps({"path": str(finished.path), **finished.manifest.model_dump(mode="json")}, ensure_ascii=False))
     return finished
 
 
-def _data_of(model: str, recipe: dict[str, Any]) -> dict[str, str]:
-    """The data run that a model was made from, for a verb that needs data and was given none."""
+def named_by(name: str | None, stage_name: str) -> dict[str, str]:
+    """What a plain word that is no recipe stands for: a run in its role, or text to read. Raises ConfigError where it is neither."""
+    from phiforge.core.runs import Run
+    from phiforge.recipes.recipe import recipe_names, role_of
+    from phiforge.recipes.registry import get_stage
+
+    if name is None or name.endswith((".yaml", ".yml")) or name in recipe_names():
+        return {}
+    roles = {role.name for role in get_stage(stage_name).roles if role.required}
+    if Run.can_be("model", name):
+        stage = Run.open(name).manifest.stage if Run.is_run(name) else None
+        if not roles:
+            raise ConfigError(f"{name}: is a {stage or 'model'} run, and {stage_name} reads text", fix="give a file or folder of text")
+        own = role_of(stage) if stage else None
+        return {own if own in roles else "model": name}
+    exists = os.path.exists(name)  # noqa: PTH110 - Path's raises on what is too long for a name
+    if "model" in roles:
+        inside = Run.inside(name, with_model=True)
+        what, fix = "is no run and no model folder" if exists else "does not exist", "`phiforge runs list` shows the runs there are"
+        raise ConfigError(f"{name}: {what}", fix=f"it holds {', '.join(inside)}" if inside else fix)
+    return {"data": name} if exists else {}
+
+
+def _data_of(model: str) -> str:
+    """The data run behind a model, for a verb that needs data and was given none. Raises ConfigError where it isn't known."""
     from phiforge.core.runs import Run
 
-    if not Run.is_run(model) or not any(step["name"] == "data" for step in recipe["steps"]):
-        return {}
-    parent = Run.open(model).manifest.parents.get("data")
-    return {"data": parent.path} if parent and Run.is_run(parent.path) else {}
+    step = model
+    while Run.is_run(step):
+        parents = Run.open(step).manifest.parents
+        if "data" in parents and Run.is_run(parents["data"].path):
+            return parents["data"].path
+        if "model" not in parents:
+            break
+        step = parents["model"].path
+    raise ConfigError(
+        f"{model}: what text it was made from isn't known, and none is given", fix="data=TEXT, or data=RUN of `phiforge data prepare`"
+    )
 
 
 def recipe_data(name: str, stage_name: str, default: dict[str, Any]) -> dict[str, Any]:
@@ -105,26 +139,45 @@ def recipe_data(name: str, stage_name: str, default: dict[str, Any]) -> dict[str
 
 
 def pretrain(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
-    """Train a model from scratch. Example: phiforge pretrain data=my-texts model.size=3M max_steps=500"""
+    """Train a model from scratch. Example: phiforge pretrain my-texts size=3M max_steps=500"""
     run = run_verb("pretrain", words, out, resume, json)
-    next_commands(f"phiforge chat {run.path}", f"phiforge export gguf {run.path}", f"open {run.path}/report.html")
+    next_commands(f"phiforge chat {run.path}", f"phiforge evaluate {run.path}", f"phiforge export gguf {run.path}", report=run)
 
 
 def finetune(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
-    """Teach a model to chat. Example: phiforge finetune model=runs/pretrain data=chats.jsonl"""
+    """Teach a model to chat. Example: phiforge finetune runs/pretrain data=chats.jsonl"""
     run = run_verb("finetune", words, out, resume, json)
-    next_commands(f"phiforge chat {run.path}", f"phiforge export gguf {run.path}")
+    next_commands(f"phiforge chat {run.path}", f"phiforge export gguf {run.path}", report=run)
 
 
 def evaluate(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
-    """Measure a model on unseen text. Example: phiforge evaluate model=runs/pretrain data=runs/pretrain/data"""
-    run_verb("evaluate", words, out, resume, json)
+    """Measure a model on unseen text: what was held out from it, or data=TEXT. Example: phiforge evaluate runs/pretrain"""
+    began = time.time()
+    run = run_verb("evaluate", words, out, resume, json)
+    if not json:
+        done_before = (run.path / "run.json").stat().st_mtime < began
+        if done_before or not sys.stdout.isatty():  # else the stage has just shown it on the same terminal
+            _show_scores(run, summary=done_before)
+        next_commands(report=run)
 
 
-def next_commands(*commands: str) -> None:
-    """What a person would type next."""
+def _show_scores(run: Run, *, summary: bool) -> None:
+    """The figures of an evaluation on stdout."""
+    from phiforge.evaluate.config import EVALUATION, scores_of
+
+    found = json_module.loads((run.path / EVALUATION).read_text(encoding="utf-8"))
+    console.table("", ["", "bits/byte", "standard error", ""], scores_of(found), result=True)
+    if summary:
+        typer.echo(found["sentence"])
+
+
+def next_commands(*commands: str, report: Run | None = None) -> None:
+    """Where a run's report is, and what a person would type next."""
     if int(os.environ.get("RANK", "0")):
         return  # one process of a launch is enough to say it
-    console.say("\nNext:")
+    if report and (report.path / "report.html").is_file():
+        console.say(f"\nReport: {report.path / 'report.html'}", whole=True)
+    if commands:
+        console.say("\nNext:")
     for command in commands:
-        console.say(f"  {command}")
+        console.say(f"  {command}", whole=True)

@@ -33,6 +33,7 @@ ALIASES: dict[str, str] = {
     "save_every": "save_steps",
     "lr_schedule_mode": "lr_scheduler_type",
 }
+_SHORT_LIST = 20  # names that a line of an error may list
 MAX_YAML_BYTES = 1_000_000  # a config is small; anything larger is a mistaken file
 MAX_YAML_VALUES, MAX_YAML_DEPTH = 20_000, 32  # counted with every alias written out
 
@@ -100,22 +101,30 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
+    if len(known) > _SHORT_LIST:
+        return "docs/cli.md and `phiforge schema` list what there is"
     return "known: " + ", ".join(sorted(known)) if known else ""
 
 
 def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
     first = error.errors(include_url=False)[0]
     path = tuple(first["loc"])
-    name = ".".join(str(part) for part in path) or "the whole"
+    name = ".".join(str(part) for part in path)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key {name!r}; {nearest(str(path[-1]), _keys_at(cls, path[:-1]))}{more}"
     if first["type"] == "missing":
-        return f"{where}: {name} is missing and has no default{more}"
+        about = _about(cls, path)
+        return f"{where}: {name} is missing{more} -> give {path[-1]}=..." + (f" ({about})" if about else "")
     message = first["msg"].removeprefix("Value error, ")
     value = first.get("input")
     shown = "" if isinstance(value, Mapping) or first["type"] == "value_error" else f", not {_short(value)}"
-    return f"{where}: {name}: {message[:1].lower() + message[1:]}{shown}{more}"
+    return f"{where}: {name + ': ' if name else ''}{message[:1].lower() + message[1:]}{shown}{more}"
+
+
+def _about(cls: type[Config], path: tuple[Any, ...]) -> str:
+    """The description of a field; empty where it isn't a config's own."""
+    return str(cls.model_fields[path[0]].description or "") if len(path) == 1 and path[0] in cls.model_fields else ""
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,7 @@
-"""What a person sees while work goes on: everything on stderr, so that stdout stays for results."""
+"""What a person sees while work goes on, on stderr, so that stdout stays for results.
+
+On a terminal text is wrapped between words; in a pipe or a file a line stays one line.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 console = Console(stderr=True, highlight=False)
+results = Console(highlight=False)  # stdout: what a verb was asked to show
+_ENDLESS = 100_000  # columns
+_ROOM_FOR_TIMES = 100  # columns of a terminal from which a progress bar shows the time passed too
 
 
 _announced: list[str] = []
@@ -27,44 +34,67 @@ def announce(text: str) -> None:
 
 def _show_announced() -> None:
     while _announced:
-        console.print(f"[bold]{escape(_announced.pop(0))}[/bold]", soft_wrap=True)
+        _print(f"[bold]{escape(_announced.pop(0))}[/bold]")
 
 
-def say(text: str) -> None:
-    """A plain line for the person."""
+def _print(markup: str) -> None:
+    console.print(markup, soft_wrap=not console.is_terminal)
+
+
+def width() -> int:
+    """Columns of the terminal; in a pipe or a file there is no end."""
+    return console.width if console.is_terminal else _ENDLESS
+
+
+def say(text: str, *, whole: bool = False) -> None:
+    """A plain line for the person. `whole`: a line to copy, which is not wrapped."""
     _show_announced()
-    console.print(escape(text), soft_wrap=True)
+    console.print(escape(text), soft_wrap=whole or not console.is_terminal)
 
 
 def headline(text: str) -> None:
     """A title."""
     _show_announced()
-    console.print(f"[bold]{escape(text)}[/bold]", soft_wrap=True)
+    _print(f"[bold]{escape(text)}[/bold]")
 
 
 def warn(text: str) -> None:
     """A line that the person should not miss."""
     _show_announced()
-    console.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
+    _print(f"[yellow]note:[/yellow] {escape(text)}")
 
 
 def fail(text: str) -> None:
     """The one line of an error."""
     _announced.clear()
-    console.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+    _print(f"[bold red]error:[/bold red] {escape(text)}")
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, to: Console | None = None) -> None:
-    """A table; numbers align right."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, result: bool = False, whole: bool = False) -> None:
+    """A table; numbers align right. In a pipe or a file nothing is folded.
+
+    `result`: on stdout. `whole`: a long last cell runs over the edge of the terminal instead of folding within its column.
+    """
     _show_announced()
+    out = results if result else console
     rows = [list(row) for row in rows]
-    drawn = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    drawn = Table(header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         drawn.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(escape(_cell(value)) for value in row))
-    (to or console).print(drawn)
+    if title:
+        out.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+    if out.is_terminal and not whole:
+        out.print(drawn)
+        return
+    natural = Measurement.get(out, out.options.update(max_width=_ENDLESS), drawn).maximum
+    wide = Console(stderr=not result, highlight=False, width=max(1, natural))
+    with wide.capture() as drawing:
+        wide.print(drawn)
+    for line in drawing.get().splitlines():
+        out.file.write(line.rstrip() + "\n")
 
 
 def _cell(value: Any) -> str:
@@ -78,8 +108,8 @@ def _cell(value: Any) -> str:
 class Bar:
     """One line of progress; `advance` moves it, keyword fields are shown behind it."""
 
-    def __init__(self, progress: Progress, task: Any) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: Progress, task: Any, room: int) -> None:
+        self._progress, self._task, self._room = progress, task, room
 
     def advance(self, n: float = 1, **fields: Any) -> None:
         """Move by `n` and show `fields` (name=value)."""
@@ -94,18 +124,23 @@ class Bar:
     def print(self, text: str) -> None:
         """A line above the bar."""
         _show_announced()
-        self._progress.console.print(escape(text))
+        self._progress.console.print(escape(text), soft_wrap=not console.is_terminal)
 
     def _detail(self, fields: dict[str, Any]) -> None:
         if fields:
-            self._progress.update(self._task, detail="  ".join(f"{name} {_cell(value)}" for name, value in fields.items()))
+            text = "  ".join(f"{name} {_cell(value)}" for name, value in fields.items())
+            self._progress.update(self._task, detail=text[: self._room])
 
 
 @contextmanager
 def progress(description: str, total: float | None, *, count: bool = False) -> Iterator[Bar]:
     """A progress bar with time passed and left; `total=None` where the end isn't known. Quiet when stderr is no terminal."""
-    columns = [TextColumn("{task.description}"), BarColumn(bar_width=24)]
+    room = console.width
+    bar = max(4, min(24, room - len(description) - 66))
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=bar)]
     columns += [MofNCompleteColumn()] if count else [TextColumn("{task.percentage:>3.0f}%")]
-    columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}", markup=False)]
+    columns += [TimeElapsedColumn()] if room >= _ROOM_FOR_TIMES else []
+    columns += [TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}", markup=False)]
+    taken = len(description) + bar + (31 if count else 21) + (8 if room >= _ROOM_FOR_TIMES else 0)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=4) as drawn:
-        yield Bar(drawn, drawn.add_task(escape(description), total=total, detail=""))
+        yield Bar(drawn, drawn.add_task(escape(description), total=total, detail=""), max(0, room - taken))

@@ -126,6 +126,15 @@ class Run:
         """Whether `path` can stand for a parent: a run, or for a `model` a model folder too."""
         return cls.is_run(path) or (role == "model" and cls.is_model_folder(path))
 
+    @classmethod
+    def inside(cls, folder: Path | str, *, with_model: bool) -> list[str]:
+        """The runs one level down, where a person named the folder that holds them; `with_model`: those that trained or exported one."""
+        if not os.path.isdir(folder):  # noqa: PTH112 - Path's raises on what is too long for a name
+            return []
+        found = [item for item in sorted(Path(folder).iterdir()) if cls.is_run(item)]
+        kept = [item for item in found if not with_model or (item / "model").is_dir() or any(item.glob("*.gguf"))]
+        return [str(item) for item in kept]
+
     @property
     def id(self) -> str:
         """The run's own name, unlike any other."""

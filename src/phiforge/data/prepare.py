@@ -37,6 +37,8 @@ def read_split(run_dir: Path, split: Split) -> DocumentFile:
 
 def run(config: DataPrepareConfig, parents: dict[str, Run], run: RunWriter) -> dict[str, Any]:
     """The stage. Metrics: documents, bytes, characters of both sides."""
+    if config.source == ["python"]:
+        run.log("reading what comes with Python, as no text is given (data=PATH takes yours)")
     with atomic_dir(run.path / "documents") as folder:
         report = prepare(config, folder, say=run.log)
     write_json(run.path / "data.json", report)
@@ -116,7 +118,7 @@ def _plan(
     count = f"{len(items)} document{'s' if len(items) > 1 else ''}"
     if held is None:
         raise DataError(f"{count} can't be split into a training and a validation part", fix="add text that does not repeat itself")
-    why = f"{count} can't give whole ones for a share of {config.validation_fraction:g}: chapters and blocks are held out"
+    why = f"{count} can't be held out whole and give a share of {config.validation_fraction:g}, so chapters and blocks of text are held out"
     say(f"validation: {why}")
     return _by_block(held, size), {"method": "block", "why": why, "block_characters": size}
 

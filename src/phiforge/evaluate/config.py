@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from phiforge.core.config import Config
+
+EVALUATION = "evaluation.json"  # what an evaluation writes into its run folder
 
 
 class EvaluateConfig(Config):
@@ -23,3 +25,13 @@ class EvaluateConfig(Config):
     baselines: bool = Field(default=True, description="also score the n-gram model and xz")
     ngram_order: int = Field(default=5, ge=1, le=8, description="bytes in a gram of the baseline, the predicted one included")
     baseline_bytes: int = Field(default=20_000_000, ge=1_000, description="most bytes of training text that the n-gram model reads")
+
+
+def scores_of(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The rows of an evaluation.json: who, bits per byte, its standard error, and about."""
+    entries = [{"label": "this model", "about": "", **evaluation["model"]}, *evaluation["baselines"]]
+    rows = []
+    for entry in entries:
+        score, error = entry["bits_per_byte"]["value"], entry["bits_per_byte"]["standard_error"]
+        rows.append((entry["label"], f"{score:.3f}", "" if error is None else f"{error:.3f}", entry["about"]))
+    return rows

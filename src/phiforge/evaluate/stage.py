@@ -18,10 +18,9 @@ from phiforge.data.prepare import read_split
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.evaluate.baselines import HELD_OUT_BYTES, Baseline, compare_with, sentence
 from phiforge.evaluate.bits_per_byte import TextScores, TokenLosses, bits_of_bytes, summarize, token_losses
-from phiforge.evaluate.config import EvaluateConfig
+from phiforge.evaluate.config import EVALUATION, EvaluateConfig
 from phiforge.models.inspect import count_parameters
 
-EVALUATION = "evaluation.json"
 SCHEMA_VERSION = 1
 
 

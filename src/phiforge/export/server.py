@@ -242,7 +242,7 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"{host}:{port} can't be served: {error.strerror or error}", fix="choose another port, or port=0 for any free one"
+                f"{host}:{port} can't be served: {error.strerror or error}", fix="choose another --port; 0 is any free one"
             ) from None
 
 

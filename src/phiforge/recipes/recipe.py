@@ -36,9 +36,14 @@ _SHARED_STAGES = ("data prepare", "tokenizer train")
 _ROLE_OF = {"data prepare": "data", "tokenizer train": "tokenizer", "evaluate": None}
 
 
+def role_of(stage: str) -> str | None:
+    """What a run of `stage` is to later ones: data, tokenizer, model; None where it is nothing to them."""
+    return _ROLE_OF.get(stage, "model")
+
+
 def stands_for(role: str, stage: str) -> bool:
     """Whether a run of `stage` can be a `role`. Roles other than data and tokenizer are models."""
-    return _ROLE_OF.get(stage, "model") == (role if role in ("data", "tokenizer") else "model")
+    return role_of(stage) == (role if role in ("data", "tokenizer") else "model")
 
 
 class Step(Config):
@@ -90,9 +95,11 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str) -> Recipe:
     """A recipe from a file (`*.yaml`, `*.yml`) or by its shipped name. Raises ConfigError."""
-    if name.endswith((".yaml", ".yml")) or os.path.isfile(name):  # noqa: PTH113 - Path's raises on what is too long for a name
+    if name.endswith((".yaml", ".yml")):
         return build(Recipe, load_yaml(Path(name)), where=name)
     if name not in recipe_names():
+        if os.path.exists(name):  # noqa: PTH110 - Path's raises on what is too long for a name
+            raise ConfigError(f"{name}: is no recipe (NAME or FILE.yaml)", fix=f"text is given as data={name}")
         raise ConfigError(f"no recipe is called {name!r}; {nearest(name, recipe_names())}")
     text = (resources.files("phiforge.recipes") / "families" / f"{name}.yaml").read_text(encoding="utf-8")
     return build(Recipe, parse_yaml(text, where=name), where=name)
@@ -166,7 +173,7 @@ def override(recipe: Mapping[str, Any], keys: Mapping[str, Any], *, main: str | 
             for name in _owners(steps, key, main):
                 _set(steps[name], key, value)
     _tell_tokenizers_the_size(steps)
-    return build(Recipe, {**recipe, "steps": list(steps.values())}, where="recipe")
+    return build(Recipe, {**recipe, "steps": list(steps.values())}, where="the command line")
 
 
 def _refuse_twins(keys: Mapping[str, Any]) -> None:
@@ -221,9 +228,14 @@ def _owners(steps: dict[str, dict[str, Any]], key: str, main: str | None) -> lis
         return [main]
     own = [name for name in having if steps[name]["stage"] not in _SHARED_STAGES]
     if not having:
-        known = {field for step in steps.values() for field in get_stage(step["stage"]).config.model_fields}
+        known = {field for step in steps.values() for field in _fields(get_stage(step["stage"]).config)}
         raise ConfigError(f"the command line: unknown key {key!r}; {nearest(key, known | set(steps))}")
     return own or having
+
+
+def _fields(config: type[Config]) -> set[str]:
+    """The names that a bare key may have: a config's own and those one level down."""
+    return set(config.model_fields).union(*(nested.model_fields for _, nested in nested_configs(config)))
 
 
 def _field_path(config: type[Config], key: str) -> str | None:

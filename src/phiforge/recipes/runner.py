@@ -139,7 +139,9 @@ def _execute(stage: Stage, config: Config, parents: dict[str, Run], run: RunWrit
     try:
         metrics = stage.load()(config, parents, run)
     except (KeyboardInterrupt, Interrupted):
-        run.end("interrupted", error="stopped by the user")
+        stopped = run.end("interrupted", error="stopped by the user")
+        if run.leader:
+            draw_report(stopped.path)
         raise Interrupted(f"{run.path}: stopped; what was done is saved", fix="the same command with --resume goes on from there") from None
     except PhiforgeError as error:
         run.end("failed", error=str(error))
@@ -155,11 +157,11 @@ def _execute(stage: Stage, config: Config, parents: dict[str, Run], run: RunWrit
 
 
 def draw_report(path: Path) -> None:
-    """Render report.html. A picture that can't be drawn must not cost a finished run, so a fault here is told, not raised."""
+    """Render report.html. A picture that can't be drawn must not cost a run, so a fault here is told, not raised."""
     try:
         render_run(path)
     except Exception as error:
-        console.warn(f"{path}/report.html could not be drawn ({type(error).__name__}: {error}); the run itself is complete")
+        console.warn(f"{path}/report.html could not be drawn ({type(error).__name__}: {error}); the run itself is saved")
 
 
 def _open_writer(stage: Stage, config: Config, parents: dict[str, Run], out: Path, inputs: dict[str, str], *, resume: bool) -> RunWriter:
@@ -219,7 +221,7 @@ def _refuse_other(old: Run, stage: Stage, config: Config, parents: dict[str, Run
     if old.manifest.config_hash != digest(to_data(config)):
         changed = [key for key, value in to_data(config).items() if old.config.get(key) != value]
         raise ConfigError(
-            f"{old.path}: holds a run with another config ({', '.join(changed) or 'older keys'} differ)",
+            f"{old.path}: holds a run with another config (it differs in {', '.join(changed) or 'older keys'})",
             fix=f"choose another --out, or `phiforge runs rm {old.path}`",
         )
     if old.status == "complete":

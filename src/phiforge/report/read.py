@@ -17,6 +17,9 @@ _LARGEST_JSON = 50_000_000
 _LARGEST_HEADER = 100_000_000  # bytes: the limit of the safetensors format
 
 
+_STEP_NAMES = ("data", "tokenizer", "pretrain", "finetune", "evaluate", "export")  # folders that recipes make
+
+
 @dataclass
 class RunView:
     """A run as a report needs it. What is not there is empty; what could not be read is named in `troubles`."""
@@ -35,7 +38,8 @@ class RunView:
     @property
     def name(self) -> str:
         """The folder's name, with its parent's where that alone says little."""
-        return self.path.name
+        own, parent = self.path.name, self.path.parent.name
+        return f"{parent} / {own}" if own in _STEP_NAMES and parent not in ("", "runs") else own
 
     @property
     def bytes(self) -> int:

@@ -49,7 +49,7 @@ def test_children_follow_their_parents_content(tmp_path: Path) -> None:
 
 def test_another_config_belongs_in_another_folder(tmp_path: Path) -> None:
     run_stage(FIRST, CountConfig(), {}, tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"another config \(upto differ\)"):
+    with pytest.raises(ConfigError, match=r"another config \(it differs in upto\)"):
         run_stage(FIRST, CountConfig(upto=4), {}, tmp_path / "a")
     with pytest.raises(ConfigError, match="holds a count run"):
         run_stage(SECOND, CountConfig(), {"data": Run.open(tmp_path / "a")}, tmp_path / "a")
