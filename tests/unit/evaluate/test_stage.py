@@ -154,3 +154,12 @@ def test_the_sentence_says_who_won():
 
 def test_the_stage_names_its_roles():
     assert [role.name for role in EVALUATE.roles] == ["model", "data"] and EVALUATE.load() is evaluate
+
+
+def test_weights_chosen_by_the_text_that_is_scored_are_told(tmp_path, parents):
+    parents["model"].manifest.metrics = {"steps": 100, "model_step": 60}
+    _, found = run_stage(tmp_path, parents, baselines=False)
+    assert "step 60 of 100 were chosen by this text" in found["notes"][0]
+    parents["model"].manifest.metrics = {"steps": 100, "model_step": 100}
+    _, found = run_stage(tmp_path / "last", parents, baselines=False)
+    assert found["notes"] == []
