@@ -121,7 +121,8 @@ def _held_out_notes(config: EvaluateConfig, parents: dict[str, Run]) -> list[str
         return ["the model was trained on another data run: whether this text was in it isn't known"]
     made = parents["model"].manifest.metrics
     if isinstance(made.get("model_step"), int) and made["model_step"] < made.get("steps", 0):
-        return [f"the weights of step {made['model_step']:,} of {made['steps']:,} were chosen by this text, which makes the figure a little kind"]
+        chosen = f"step {made['model_step']:,} of {made['steps']:,}"
+        return [f"the weights of {chosen} were chosen by this text, which makes the figure a little kind"]
     return []
 
 
