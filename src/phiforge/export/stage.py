@@ -55,7 +55,7 @@ def run(config: ExportConfig, parents: dict[str, Run], run: RunWriter) -> dict[s
     if text is not None:
         write_text(run.path / "Modelfile", text)
         run.artefact("Modelfile")
-        run.log(f"next, in {run.path}: " + "; ".join(next_commands(ollama_name(name))))
+        run.note(f"next, in {run.path}: " + "; ".join(next_commands(ollama_name(name))))
     return metrics
 
 
