@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from phiforge.core.config import Config
 from phiforge.core.errors import ConfigError
+from phiforge.golden.config import PhiConfig
 from phiforge.models.sizes import DecoderSpec
 from phiforge.train.schedules import SCHEDULES, canonical
 
@@ -26,6 +27,12 @@ class TrainConfig(Config):
     lr_decay_ratio: float = Field(default=0.2, gt=0, le=1, description="warmup_stable_decay: the fraction of the run that decays")
     warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate rises from 0; 0 = take warmup_ratio")
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1, description="the same as a fraction of the run, where warmup_steps is 0")
+    warmup_type: Literal["linear", "phi", "phi_literal"] = Field(
+        default="linear", description="shape of the warm-up: linear; phi = 1 - phi^(-s/w), scaled to reach the peak; phi_literal = unscaled"
+    )
+    match_mean_rate: str | None = Field(
+        default=None, description="a schedule's name: rescale this run's rate so that its mean is that schedule's (a fair control)"
+    )
     optim: Optimizer = Field(default="adamw", description="optimizer: adamw, or muon (Muon on hidden matrices, AdamW on the rest)")
     muon_learning_rate: float | None = Field(default=None, gt=0, le=10, description="peak rate of Muon's matrices; none = learning_rate")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay of matrices; gains and biases have none")
@@ -35,6 +42,7 @@ class TrainConfig(Config):
     max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are scaled down to this norm; 0 = never")
     max_steps: int | None = Field(default=None, ge=1, le=10**9, description="optimizer steps")
     num_train_epochs: float | None = Field(default=None, gt=0, le=1e6, description="passes over the data")
+    max_tokens: int | None = Field(default=None, ge=1, description="tokens to train on, whatever the batch")
     train_seconds: float | None = Field(
         default=None, gt=0, le=1e8, description="a time budget (wall clock); a speed probe turns it into steps"
     )
@@ -48,6 +56,7 @@ class TrainConfig(Config):
     load_best_model_at_end: bool = Field(default=True, description="end with the weights of least validation loss, not the last ones")
     logging_steps: int | None = Field(default=None, ge=1, description="steps between lines of metrics.jsonl; none = a hundredth of the run")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, order of data, and dropout")
+    dropout_seed: int | None = Field(default=None, ge=0, lt=2**32, description="seed of dropout alone; none = seed")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of forward and backward; weights are kept in fp32; auto = a probe"
     )
@@ -56,6 +65,7 @@ class TrainConfig(Config):
         default="auto", description="fused = our forward pass, ended by head and loss in chunks; stock = transformers'"
     )
     threads: Literal["auto"] | int = Field(default="auto", description="CPU threads; auto = a probe")
+    phi: PhiConfig = Field(default=PhiConfig(), description="golden-ratio switches; all off unless set")
     report_to: list[Reporter] = Field(
         default=["none"], description="where metrics go besides the run folder: none, wandb, trackio, tensorboard"
     )
@@ -82,7 +92,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        lengths = {name: getattr(self, name) for name in ("max_steps", "num_train_epochs", "train_seconds")}
+        lengths = {name: getattr(self, name) for name in ("max_steps", "max_tokens", "num_train_epochs", "train_seconds")}
         given = [f"{name}={value}" for name, value in lengths.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} each say how long to train; keep one and set the others to null")

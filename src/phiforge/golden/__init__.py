@@ -1,0 +1,1 @@
+"""Every golden-ratio idea as pure functions: rates, batches, phases, regularisation, sampling, shapes."""

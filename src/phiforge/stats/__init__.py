@@ -1,0 +1,1 @@
+"""Paired tests, intervals, corrections, sequential tests: pure functions of arrays."""
