@@ -1,4 +1,4 @@
-"""Tokens trained a CPU-second: PHITrainer as `auto` settles it here, against transformers.Trainer with its CPU defaults (float32).
+"""Tokens trained a CPU-second: StreamTrainer as `auto` settles it here, against transformers.Trainer with its CPU defaults (float32).
 
     OMP_NUM_THREADS=1 python benchmarks/train_speed.py [--pairs 8] [--only 1M] [--threads 2]
 
@@ -40,7 +40,7 @@ from phiforge.train.adapter import quiet, training_arguments
 from phiforge.train.batches import TrainStream
 from phiforge.train.config import PretrainConfig
 from phiforge.train.schedules import schedule
-from phiforge.train.trainer import PHITrainer
+from phiforge.train.trainer import StreamTrainer
 
 SIZES: dict[str, dict[str, Any]] = {
     "1M": {"vocab_size": 2048, "width": 128, "depth": 4, "heads": 4, "context_length": 128, "batch": 16, "steps": 14},
@@ -102,13 +102,13 @@ def make_stream(packed: Packed, size: dict[str, Any]) -> TrainStream:
 
 
 def ours(family: str, size: dict[str, Any], packed: Packed, folder: Path, steps: int, clock: SteadyClock) -> float:
-    """Train `steps` steps with PHITrainer as `auto` settles it on a CPU with bf16; the last five losses' mean."""
+    """Train `steps` steps with StreamTrainer as `auto` settles it on a CPU with bf16; the last five losses' mean."""
     config = PretrainConfig(per_device_train_batch_size=size["batch"], save_total_limit=None)
     arguments = training_arguments(
         config, folder / "ours", max_steps=steps, eval_steps=steps, save_steps=10**6, logging_steps=1, evaluates=False
     )
     arguments.save_strategy = transformers.trainer_utils.SaveStrategy.NO
-    trainer = PHITrainer(
+    trainer = StreamTrainer(
         make_model(family, size),
         arguments,
         stream=make_stream(packed, size),

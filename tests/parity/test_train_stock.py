@@ -1,4 +1,4 @@
-"""With `precision=fp32 compile=false loss=stock` PHITrainer is transformers.Trainer to the last bit: losses, norms, rates, weights."""
+"""With `precision=fp32 compile=false loss=stock` StreamTrainer is transformers.Trainer to the last bit: losses, norms, rates, weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from phiforge.train.adapter import quiet, training_arguments
 from phiforge.train.batches import TrainStream
 from phiforge.train.config import PretrainConfig
 from phiforge.train.schedules import schedule
-from phiforge.train.trainer import PHITrainer
+from phiforge.train.trainer import StreamTrainer
 
 STEPS, BATCH, LENGTH, VOCABULARY = 24, 4, 32, 64
 
@@ -96,7 +96,7 @@ def test_bit_equal_to_transformers(family: str, name: str, accumulation: int, tm
     arguments = training_arguments(
         config, tmp_path / "ours", max_steps=STEPS, eval_steps=STEPS, save_steps=STEPS, logging_steps=3, evaluates=False
     )
-    ours = PHITrainer(new_model(family), arguments, stream=stream, schedule=schedule(name, STEPS, warmup=4), loss="stock")
+    ours = StreamTrainer(new_model(family), arguments, stream=stream, schedule=schedule(name, STEPS, warmup=4), loss="stock")
     ours.train_from(None)
     theirs = InOrder(
         new_model(family),

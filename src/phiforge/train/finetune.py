@@ -30,13 +30,13 @@ from phiforge.train.chat_scores import Answerer, HeldOut, evenly
 from phiforge.train.finetune_config import FinetuneConfig
 from phiforge.train.loop import choose_weights, plan_course, stream_of, train_to_end
 from phiforge.train.pretrain import save_model
-from phiforge.train.trainer import PHITrainer
+from phiforge.train.trainer import StreamTrainer
 
 REPORT = "data.json"
 FEW_STEPS = 20  # below this many optimizer steps nobody should expect much
 
 
-class ChatTrainer(PHITrainer):
+class ChatTrainer(StreamTrainer):
     """The one trainer, measured on held-out answers instead of on running text."""
 
     def __init__(self, *args: Any, held_out: HeldOut | None, eval_precision: Precision, **kwargs: Any) -> None:

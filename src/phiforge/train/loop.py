@@ -22,7 +22,7 @@ from phiforge.train.config import TrainConfig
 from phiforge.train.interrupt import graceful
 from phiforge.train.probe import Settled, settle
 from phiforge.train.schedules import SCHEDULES, Schedule, schedule, warmup_length
-from phiforge.train.trainer import PHITrainer
+from phiforge.train.trainer import StreamTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Course:
         )
 
     def options(self, config: TrainConfig) -> dict[str, Any]:
-        """What PHITrainer is told of it."""
+        """What StreamTrainer is told of it."""
         return {
             "schedule": self.schedule,
             "optim": config.optim,
@@ -106,7 +106,7 @@ def plan_course(config: TrainConfig, model: nn.Module, stream: TrainStream, leng
 
 
 def train_to_end(
-    trainer: PHITrainer,
+    trainer: StreamTrainer,
     length: int,
     run: RunWriter,
     speak: Callable[[int], list[tuple[str, str]]],
@@ -142,7 +142,7 @@ def train_to_end(
         )
 
 
-def choose_weights(trainer: PHITrainer, config: TrainConfig, run: RunWriter) -> int:
+def choose_weights(trainer: StreamTrainer, config: TrainConfig, run: RunWriter) -> int:
     """Load the checkpoint of least validation loss, where the config asks for it; the step that the model is now of."""
     best, chosen = trainer.best_checkpoint, trainer.state.global_step
     if config.load_best_model_at_end and best is not None and checkpoints.step_of(best) != chosen:

@@ -30,7 +30,7 @@ from phiforge.train.adapter import quiet, require_reporters
 from phiforge.train.config import PretrainConfig
 from phiforge.train.loop import choose_weights, plan_course, stream_of, train_to_end
 from phiforge.train.speak import Speaker
-from phiforge.train.trainer import PHITrainer, Validation
+from phiforge.train.trainer import StreamTrainer, Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def _preflight(parameters: int, config: PretrainConfig, folder: Path) -> None:
     hardware.preflight_disk(folder, parameters * 12 * ((config.save_total_limit or 10) + 2))
 
 
-def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, length: int, run: RunWriter) -> PHITrainer:
+def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, length: int, run: RunWriter) -> StreamTrainer:
     """The trainer, with every open setting settled and recorded."""
     n = (corpus.train.n_tokens - 1 - (length - 1 if config.row_offset else 0)) // length
     if n < 1:
@@ -134,11 +134,11 @@ def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, leng
     )
     evaluates = len(corpus.validation.starts) > 0
     arguments = course.arguments(config, run, evaluates=evaluates)
-    return PHITrainer(model, arguments, stream=stream, validation=validation if evaluates else None, **course.options(config))
+    return StreamTrainer(model, arguments, stream=stream, validation=validation if evaluates else None, **course.options(config))
 
 
 def _finish(
-    trainer: PHITrainer, config: PretrainConfig, parents: dict[str, Run], corpus: Corpus, length: int, run: RunWriter
+    trainer: StreamTrainer, config: PretrainConfig, parents: dict[str, Run], corpus: Corpus, length: int, run: RunWriter
 ) -> dict[str, Any]:
     """Choose the weights, measure them on the whole validation split, write `model/`."""
     last_step = trainer.state.global_step

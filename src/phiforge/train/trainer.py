@@ -1,4 +1,4 @@
-"""PHITrainer: the one trainer. What it adds to transformers.Trainer is in adapter.py; here is what a run is about."""
+"""StreamTrainer: the one trainer. What it adds to transformers.Trainer is in adapter.py; here is what a run is about."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Validation:
         )
 
 
-class PHITrainer(TrainerAdapter):
+class StreamTrainer(TrainerAdapter):
     """transformers.Trainer, with seekable packed data, schedule and optimizer tables, exact resume, and the fast forward pass.
 
     model: a causal LM of transformers. args: TrainingArguments (adapter.training_arguments makes them from a config).
