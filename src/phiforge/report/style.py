@@ -1,13 +1,15 @@
 """The look of a report: system fonts, light and dark by the reader's own setting, one column on a phone."""
 
+COLOURS = 10  # --c1 to --c10, told apart in light and dark
+
 CSS = """
 :root{--bg:#f5f6f8;--card:#fff;--fg:#1b2230;--muted:#5d6778;--line:#e3e6ec;--soft:#f0f2f6;--c1:#2b62d9;--c2:#c2570c;--c3:#0f7b5f;
---c4:#8446c6;
+--c4:#8446c6;--c5:#b8245f;--c6:#0b7f9e;--c7:#8a6d00;--c8:#7a3b1d;--c9:#4f8a10;--c10:#d14a4a;
 --good:#0f7b5f;--bad:#bf2b2b;--warn:#9a6400;--mono:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
 color-scheme:light dark}
 @media(prefers-color-scheme:dark){:root{--bg:#11141a;--card:#191e26;--fg:#e5e9f0;--muted:#9aa4b5;--line:#2a313d;--soft:#212732;
 --c1:#7fa8ff;--c2:#f5a15c;
---c3:#5fd0ae;--c4:#c39bf2;--good:#5fd0ae;--bad:#ff8a8a;--warn:#f0c060}}
+--c3:#5fd0ae;--c4:#c39bf2;--c5:#ff8fb5;--c6:#5cc8e8;--c7:#e0c040;--c8:#d69a78;--c9:#a5d65a;--c10:#ff7a70;--good:#5fd0ae;--bad:#ff8a8a;--warn:#f0c060}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;overflow-wrap:anywhere;background:var(--bg);color:var(--fg);
@@ -74,6 +76,24 @@ ul.tree ul{list-style:none;padding-left:1.1rem;border-left:1px solid var(--line)
 ul.tree li{margin:.25rem 0;overflow-wrap:anywhere}.role{color:var(--muted)}
 a{color:var(--c1)}
 footer{color:var(--muted);font-size:.84rem;margin-top:1.6rem}
+.legend{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;font-size:.88rem;margin:.2rem 0 .9rem;padding:0;list-style:none}
+.legend li{display:flex;align-items:center;gap:.45rem;min-width:0}.legend svg{flex:none;width:1.7rem;height:.7rem}
+.mark{display:inline-block;width:.7rem;height:.7rem;border-radius:50%;flex:none;margin-right:.45rem;vertical-align:-.03rem}
+.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,15.5rem),1fr))}
+.strips{display:grid;grid-template-columns:minmax(6rem,max-content) minmax(0,1fr) minmax(11rem,max-content);gap:0 1.1rem;align-items:center;
+font-size:.92rem}
+.strips .row{display:contents}.strips .l{max-width:17rem;padding:.2rem 0}.strips .v{font-variant-numeric:tabular-nums;font-size:.86rem}
+.strips svg{display:block;width:100%;height:2.5rem;overflow:visible}.strips svg.axis{height:2.1rem}
+.verdict{border-left:3px solid var(--line);padding-left:.9rem}
+.tag{color:var(--muted);font-size:.8rem;white-space:nowrap}
+table.v th{white-space:normal;vertical-align:bottom;min-width:4.6rem}table.v td{vertical-align:middle}
+h3 .mark{vertical-align:0}
+@media(max-width:640px){.strips{grid-template-columns:1fr;gap:0}.strips .row{display:block;margin-bottom:.55rem}.strips .l{max-width:none}
+table.v thead{display:none}table.v,table.v tbody,table.v tr{display:block}table.v td{display:grid;max-width:none;
+grid-template-columns:minmax(8.2rem,38%) minmax(0,1fr);gap:.8rem;border:0;padding:.16rem 0;text-align:left;white-space:normal}
+table.v td::before{content:attr(data-label);color:var(--muted);font-size:.86rem}table.v td:first-child{font-weight:650;display:block}
+table.v td:first-child::before{content:none}table.v tr{border-bottom:1px solid var(--line);padding:.55rem 0}
+table.v tr:last-child{border-bottom:0}}
 @media(max-width:520px){.card{padding:.9rem .9rem}.bars{grid-template-columns:1fr}
 .bar{display:grid;grid-template-columns:1fr auto;gap:.15rem .8rem}.bar .track{grid-column:1/-1;grid-row:2}
 dl{grid-template-columns:minmax(5rem,40%) minmax(0,1fr)}}

@@ -16,36 +16,56 @@ import numpy as np
 
 from phiforge.report.format import count
 from phiforge.report.html import Markup, esc
+from phiforge.report.style import COLOURS
 
 _STAND_INS = {"#010101": "var(--fg)", "#020202": "var(--muted)", "#030303": "var(--line)"}
-_SERIES = ("#040401", "#040402", "#040403", "#040404")
+_SERIES = tuple(f"#0404{i:02x}" for i in range(1, COLOURS + 1))
 _STAND_INS |= {colour: f"var(--c{i})" for i, colour in enumerate(_SERIES, start=1)}
+# Lines past the fifth are broken too, so that nobody has to tell ten colours apart.
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 2), (8, 2.5, 1.5, 2.5))
 _INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
-_WIDTH, _HEIGHT = 5.0, 2.7  # inches at 72 to the inch: text of 10 px stays readable on a phone and modest on a desk
+_WIDTH = 5.0  # inches at 72 to the inch: text of 10 px stays readable on a phone and modest on a desk
 _MOST_POINTS = 600
 
 
 @dataclass(frozen=True)
 class Series:
     """One line of a chart. `error` (standard errors) draws a band of two of them to each side; a `noisy` line of many points
-    is drawn faint, with its moving average over it."""
+    is drawn faint, with its moving average over it. `band`: its lower and upper border, point by point. `look`: which colour and dash it
+    has (`looks`); none = by its place in the chart, 0 = the ink that a baseline has. `stairs`: it holds its value until the next point."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float | None] | None = None
     noisy: bool = False
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    look: int | None = None
+    stairs: bool = False
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What to draw: lines over steps, and levels (label, height) to hold them against."""
+    """What to draw: lines over steps, levels (label, height) to hold them against, borders (x, label) that cross the whole height.
+
+    `legend`: False where the page has one of its own, which is the place for names that a user wrote."""
 
     title: str
     unit: str = ""
     series: tuple[Series, ...] = ()
     levels: tuple[tuple[str, float], ...] = field(default=())
     x_label: str = "step"
+    borders: tuple[tuple[float, str], ...] = field(default=())
+    legend: bool = True
+    zero: bool = False  # a line at zero: the chart is of differences
+    height: float = 2.7  # inches
+
+
+def look(index: int) -> tuple[str, tuple[float, ...]]:
+    """The CSS colour and the dashes of line `index` of a comparison: 0 is the baseline, in the page's own ink."""
+    if index == 0:
+        return "var(--fg)", ()
+    return f"var(--c{(index - 1) % COLOURS + 1})", DASHES[(index - 1) // 5 % len(DASHES)]
 
 
 def draw(chart: Chart) -> Markup:
@@ -60,19 +80,23 @@ def draw(chart: Chart) -> Markup:
         "path.simplify": True,
         "font.size": 10,
         "axes.unicode_minus": False,
+        "text.parse_math": False,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=72, layout="constrained")
+        figure = Figure(figsize=(_WIDTH, chart.height), dpi=72, layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         _dress(axes)
-        for colour, series in zip(_SERIES, chart.series, strict=False):
-            _line(axes, series, colour)
+        if chart.zero:
+            axes.axhline(0, color=_MUTED, linewidth=1)
+        for index, series in enumerate(chart.series, start=1):
+            _line(axes, series, index if series.look is None else series.look)
         _levels(axes, chart)
+        _borders(axes, chart)
         if _wide_range(chart):
             axes.set_yscale("log")
         _ticks(axes, chart)
-        if len(chart.series) > 1:
+        if chart.legend and len(chart.series) > 1:
             axes.legend(frameon=False, labelcolor=_MUTED, fontsize=10, loc="best", handlelength=1.4)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -90,18 +114,24 @@ def _dress(axes: Any) -> None:
     axes.margins(x=0.01)
 
 
-def _line(axes: Any, series: Series, colour: str) -> None:
+def _line(axes: Any, series: Series, index: int) -> None:
+    colour = _SERIES[(index - 1) % COLOURS] if index else _INK
+    dashes = look(index)[1]
     x, y = np.asarray(series.x, float), np.asarray(series.y, float)
     if series.error is not None and any(series.error):
         error = np.array([e or 0.0 for e in series.error], float)
         axes.fill_between(x, y - 2 * error, y + 2 * error, color=colour, alpha=0.15, linewidth=0)
+    if series.band is not None:
+        axes.fill_between(x, *(np.asarray(edge, float) for edge in series.band), color=colour, alpha=0.13, linewidth=0)
     if series.noisy and len(x) > 60:
         axes.plot(*_thin(x, y), color=colour, alpha=0.28, linewidth=0.8)
         step = max(1, len(x) // _MOST_POINTS)
         x, y = x[::step], _smooth(y)[::step]
+    more: dict[str, Any] = {"marker": "o", "markersize": 3} if len(x) <= 30 and not series.stairs else {}
+    more |= {"drawstyle": "steps-post"} if series.stairs else {}
+    more |= {"linestyle": (0, dashes)} if dashes else {}
     x, y = _thin(x, y)
-    marker = {"marker": "o", "markersize": 3} if len(x) <= 30 else {}
-    axes.plot(x, y, color=colour, linewidth=1.7, solid_capstyle="round", label=series.name, **marker)
+    axes.plot(x, y, color=colour, linewidth=1.7, solid_capstyle="round", label=series.name, **more)
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
@@ -137,6 +167,21 @@ def _levels(axes: Any, chart: Chart) -> None:
         )
 
 
+def _borders(axes: Any, chart: Chart) -> None:
+    for at, label in chart.borders:
+        axes.axvline(at, color=_MUTED, linewidth=1, linestyle=(0, (1.5, 2.5)))
+        axes.annotate(
+            label,
+            (at, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -2),
+            textcoords="offset points",
+            va="top",
+            color=_MUTED,
+            fontsize=9,
+        )
+
+
 def _wide_range(chart: Chart) -> bool:
     """Whether a logarithmic scale is needed to see anything."""
     values = np.concatenate([np.asarray(series.y, float) for series in chart.series])
@@ -146,7 +191,7 @@ def _wide_range(chart: Chart) -> bool:
 def _ticks(axes: Any, chart: Chart) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=chart.x_label == "step", steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=chart.x_label in ("step", "tokens"), steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value) if value == int(value) else value)))
     axes.set_xlabel(chart.x_label, color=_MUTED, fontsize=9.5, loc="right", labelpad=2)
     if axes.get_yscale() == "linear":
