@@ -27,25 +27,34 @@ class PhiConfig(Config):
 
     phi_lr_power: float = Field(default=1.0, gt=0, le=16, description="phi_decay: the power of progress in the exponent")
     lr_cycles: int | None = Field(
-        default=None, ge=1, le=64, description="cycles of phi_cosine (none = 1) and phi_cyclic (none = 4); each phi times as long as the last"
+        default=None,
+        ge=1,
+        le=64,
+        description="cycles of phi_cosine (none = 1) and phi_cyclic (none = 4); each phi times as long as the last",
     )
     phi_batch_progression: bool = Field(default=False, description="the batch grows as int(base * phi^phase), and is applied")
     max_batch_size: int = Field(default=128, ge=1, le=1 << 20, description="most rows in one optimizer step")
-    batch_phi_phases: int = Field(default=3, ge=1, le=32, description="batch phases: the first spans training phase 1, the others share phase 2")
+    batch_phi_phases: int = Field(
+        default=3, ge=1, le=32, description="batch phases: the first spans training phase 1, the others share phase 2"
+    )
     phi_training_phases: bool = Field(default=False, description="two training phases, 38.2 % and 61.8 % of the tokens, each with a focus")
     phase1_focus: Focus = Field(default="exploration", description="exploration = uniform sampling, exploitation = difficulty-weighted")
     phase2_focus: Focus = Field(default="exploitation", description="the same for the second phase")
     phase1: PhaseConfig = Field(default=PhaseConfig(), description="schedules that hold in the first phase only")
     phase2: PhaseConfig = Field(default=PhaseConfig(), description="schedules that hold in the second phase only")
     base_dropout: float | None = Field(default=None, ge=0, lt=1, description="dropout to start from; none = the model's own")
-    phi_dropout_schedule: Wave = Field(default=False, description="dropout from base down to base/phi; cyclic = a sine of periods total/phi")
+    phi_dropout_schedule: Wave = Field(
+        default=False, description="dropout from base down to base/phi; cyclic = a sine of periods total/phi"
+    )
     phi_weight_decay_schedule: Wave = Field(default=False, description="weight decay from base up to phi*base; cyclic = the same sine")
     sampling: Literal["golden", "fibonacci"] = Field(
-        default="golden", description="weights by difficulty rank: golden = phi^(rank/n); fibonacci overflows and is refused from 64 rows on"
+        default="golden",
+        description="weights by difficulty rank: golden = phi^(rank/n); fibonacci overflows and is refused from 64 rows on",
     )
     sampling_replacement: bool = Field(default=False, description="draw difficulty-weighted rows with replacement")
     difficulty: str = Field(
-        default="unigram", description="what makes a row difficult: unigram (its tokens' mean surprise), loss (the model's own), column:NAME"
+        default="unigram",
+        description="what makes a row difficult: unigram (its tokens' mean surprise), loss (the model's own), column:NAME",
     )
 
     @field_validator("difficulty")
