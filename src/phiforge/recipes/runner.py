@@ -40,10 +40,11 @@ _VERSIONED = (
 _ROOM_TO_START = 50_000_000  # bytes of disk without which nothing is begun; stages that need more ask for more
 
 
-def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, main_in_place: bool = False) -> dict[str, Run]:
+def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, main_in_place: bool = False, draw: bool = True) -> dict[str, Run]:
     """Run every step that isn't done yet; each gets the folder `out/<step>`.
 
     `main_in_place`: the last step's folder is `out` itself, and the steps before it lie inside (how a stage verb runs).
+    `draw`: whether each run gets its report.html; the many runs of a comparison share one report.
     Configs, input files and runs given as parents are checked for all steps before the first one starts.
     Raises what the first failing stage raises.
     """
@@ -53,7 +54,7 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, main_in_place
     if main_in_place and rank() == 0:  # the others of a launch may come when the first one has begun
         _refuse_foreign(out)
     with _lock(out):
-        return _run_steps(recipe, configs, given, out, resume=resume, main_in_place=main_in_place)
+        return _run_steps(recipe, configs, given, out, resume=resume, main_in_place=main_in_place, draw=draw)
 
 
 def _lock(out: Path) -> AbstractContextManager[object]:
@@ -66,7 +67,7 @@ def _lock(out: Path) -> AbstractContextManager[object]:
 
 
 def _run_steps(
-    recipe: Recipe, configs: dict[str, Config], given: dict[str, Run], out: Path, *, resume: bool, main_in_place: bool
+    recipe: Recipe, configs: dict[str, Config], given: dict[str, Run], out: Path, *, resume: bool, main_in_place: bool, draw: bool
 ) -> dict[str, Run]:
     runs: dict[str, Run] = {}
     for number, step in enumerate(recipe.steps, 1):
@@ -75,7 +76,9 @@ def _run_steps(
         parents = {role: runs[name] if name in runs else given[name] for role, name in step.parents.items()}
         if len(recipe.steps) > 1 and rank() == 0:
             console.announce(f"[{number}/{len(recipe.steps)}] {step.name}: {recipe.stage_of(step).about}")
-        runs[step.name] = run_stage(recipe.stage_of(step), configs[step.name], parents, folder, resume=resume, locked=folder == out)
+        runs[step.name] = run_stage(
+            recipe.stage_of(step), configs[step.name], parents, folder, resume=resume, locked=folder == out, draw=draw
+        )
     return runs
 
 
@@ -116,10 +119,19 @@ def _finished(path: Path, role: str) -> Run:
     return run
 
 
-def run_stage(stage: Stage, config: Config, parents: dict[str, Run], out: Path, *, resume: bool = False, locked: bool = False) -> Run:
+def run_stage(
+    stage: Stage,
+    config: Config,
+    parents: dict[str, Run],
+    out: Path,
+    *,
+    resume: bool = False,
+    locked: bool = False,
+    draw: bool = True,
+) -> Run:
     """Run one stage into `out`, or return the finished run that is there when nothing it depends on has changed.
 
-    `locked`: the caller holds the folder already.
+    `locked`: the caller holds the folder already. `draw`: whether report.html is rendered.
     """
     inputs = {str(path): _sha256_input(path) for path in stage.inputs(config)}
     if _is_done(out, stage, config, parents, inputs):
@@ -127,20 +139,20 @@ def run_stage(stage: Stage, config: Config, parents: dict[str, Run], out: Path, 
             console.say(f"{out}: already done with the same config and input; nothing to do")
         return Run.open(out)
     if rank() != 0:
-        return _follow(stage, config, parents, out, inputs)
+        return _follow(stage, config, parents, out, inputs, draw=draw)
     _refuse_foreign(out)
     with nullcontext() if locked else _lock(out):
         run = _open_writer(stage, config, parents, out, inputs, resume=resume)
         run.begin()
-        return _execute(stage, config, parents, run)
+        return _execute(stage, config, parents, run, draw=draw)
 
 
-def _execute(stage: Stage, config: Config, parents: dict[str, Run], run: RunWriter) -> Run:
+def _execute(stage: Stage, config: Config, parents: dict[str, Run], run: RunWriter, *, draw: bool) -> Run:
     try:
         metrics = stage.load()(config, parents, run)
     except (KeyboardInterrupt, Interrupted):
         stopped = run.end("interrupted", error="stopped by the user")
-        if run.leader:
+        if run.leader and draw:
             draw_report(stopped.path)
         raise Interrupted(f"{run.path}: stopped; what was done is saved", fix="the same command with --resume goes on from there") from None
     except PhiforgeError as error:
@@ -151,7 +163,7 @@ def _execute(stage: Stage, config: Config, parents: dict[str, Run], run: RunWrit
         run.end("failed", error=f"{type(error).__name__}: {error}")
         raise
     finished = run.end("complete", metrics=metrics)
-    if run.leader:
+    if run.leader and draw:
         draw_report(finished.path)
     return finished
 
@@ -246,7 +258,7 @@ def _is_done(out: Path, stage: Stage, config: Config, parents: dict[str, Run], i
     )
 
 
-def _follow(stage: Stage, config: Config, parents: dict[str, Run], out: Path, inputs: dict[str, str]) -> Run:
+def _follow(stage: Stage, config: Config, parents: dict[str, Run], out: Path, inputs: dict[str, str], *, draw: bool) -> Run:
     """What the other processes of a launch do: train along, or wait while the first one works alone."""
     while not stage.distributed and not _is_done(out, stage, config, parents, inputs):
         if Run.is_run(out) and Run.open(out).manifest.status == "failed" and Run.open(out).manifest.launch == launch_token():
@@ -258,7 +270,7 @@ def _follow(stage: Stage, config: Config, parents: dict[str, Run], out: Path, in
         time.sleep(0.1)
     manifest = Run.open(out).manifest
     resuming = any((out / "checkpoints").glob("checkpoint-*"))
-    return _execute(stage, config, parents, RunWriter(out, manifest, config, resuming=resuming, leader=False))
+    return _execute(stage, config, parents, RunWriter(out, manifest, config, resuming=resuming, leader=False), draw=draw)
 
 
 def _sha256_input(path: Path) -> str:
