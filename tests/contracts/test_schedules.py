@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from transformers import get_scheduler
 
 from phiforge.core.errors import ConfigError
-from phiforge.train.schedules import ALIASES, SCHEDULES, canonical, schedule, warmup_length
+from phiforge.golden.ratio import INV_PHI, INV_PHI_SQUARED
+from phiforge.train.schedules import ALIASES, SCHEDULES, WARMUPS, canonical, match_mean_rate, schedule, warmup_length
 
 TOTALS = (1, 2, 10, 63, 500)
 # ours -> transformers' name and arguments, where it computes the same
@@ -21,17 +23,55 @@ STOCK = {
 }
 
 
+START = {"phi_cosine_literal": INV_PHI}  # the others start from 1
+SAWS = ("phi_cyclic",)  # rise again within a run
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("total", TOTALS)
 @pytest.mark.parametrize("warmup", [0, 1, 7])
-def test_rises_to_one_then_never_rises_and_stays_in_range(name: str, total: int, warmup: int) -> None:
+def test_rises_to_its_peak_then_never_rises_and_stays_in_range(name: str, total: int, warmup: int) -> None:
     warmup = min(warmup, total - 1)
     values = [schedule(name, total, warmup=warmup)(step) for step in range(total + 1)]
     assert all(0.0 <= value <= 1.0 for value in values)
-    assert values[warmup] == 1.0
-    assert values[:warmup] == [step / warmup for step in range(warmup)]
-    assert all(later <= earlier for earlier, later in zip(values[warmup:], values[warmup + 1 :], strict=False))
+    assert values[warmup] == START.get(name, 1.0)
+    if SCHEDULES[name].head == "linear":
+        assert values[:warmup] == [step / warmup for step in range(warmup)]
+    if name not in SAWS:
+        assert all(later <= earlier for earlier, later in itertools.pairwise(values[warmup:]))
     assert schedule(name, total, warmup=warmup)(total + 5) == pytest.approx(values[-1]), "past its end a schedule keeps its last value"
+
+
+@pytest.mark.parametrize("head", WARMUPS)
+@pytest.mark.parametrize("warmup", [1, 2, 63])
+def test_any_head_rises_from_zero_to_any_schedule(head: str, warmup: int) -> None:
+    for name in SCHEDULES:
+        rate = schedule(name, 100, warmup=warmup, warmup_type=head)
+        values = [rate(step) for step in range(warmup + 1)]
+        assert values[0] == 0.0 and values[-1] == START.get(name, 1.0)
+        assert all(earlier < later for earlier, later in itertools.pairwise(values[:-1]))
+        if warmup > 1 and head == "phi_literal":
+            assert values[-2] < INV_PHI_SQUARED, "as written it reaches 0.382, and jumps"
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("reference", SCHEDULES)
+def test_a_matched_rate_has_the_mean_of_its_reference_and_its_own_shape(name: str, reference: str) -> None:
+    own, wanted = (schedule(which, 120, warmup=9) for which in (name, reference))
+    matched = match_mean_rate(own, wanted, 120)
+    assert math.fsum(matched(step) for step in range(120)) == pytest.approx(math.fsum(wanted(step) for step in range(120)))
+    ratio = matched(10) / own(10)
+    assert all(matched(step) == pytest.approx(ratio * own(step)) for step in range(121))
+
+
+def test_a_long_run_is_matched_by_its_evenly_spaced_points() -> None:
+    matched = match_mean_rate(schedule("constant", 10**7), schedule("linear", 10**7), 10**7)
+    assert matched(5) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_a_wrong_head_is_refused() -> None:
+    with pytest.raises(ConfigError, match="warmup_type='golden' is not one of linear, phi, phi_literal"):
+        schedule("linear", 10, warmup_type="golden")
 
 
 @pytest.mark.parametrize("name", [name for name, row in SCHEDULES.items() if row.floor])
