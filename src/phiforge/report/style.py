@@ -85,7 +85,7 @@ font-size:.92rem}
 .strips .row{display:contents}.strips .l{max-width:17rem;padding:.2rem 0}.strips .v{font-variant-numeric:tabular-nums;font-size:.86rem}
 .strips svg{display:block;width:100%;height:2.5rem;overflow:visible}.strips svg.axis{height:2.1rem}
 .verdict{border-left:3px solid var(--line);padding-left:.9rem}
-.tag{color:var(--muted);font-size:.8rem;white-space:nowrap}
+.tag{color:var(--muted);font-size:.8rem;white-space:nowrap}.tag.wrap{white-space:normal}
 table.v th{white-space:normal;vertical-align:bottom;min-width:4.6rem}table.v td{vertical-align:middle}
 h3 .mark{vertical-align:0}
 @media(max-width:640px){.strips{grid-template-columns:1fr;gap:0}.strips .row{display:block;margin-bottom:.55rem}.strips .l{max-width:none}
