@@ -7,9 +7,7 @@ the other. The rest (`paired_t`, `wilcoxon`, `bootstrap_interval`, `effect_size`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,14 +62,12 @@ def sign_flip(differences: ArrayLike, *, seed: int = 0) -> float:
     >>> sign_flip([1.0, 2.0, 3.0])
     0.25
     """
-    values = np.abs(checked(differences))
     signed = checked(differences)
-    # A zero stays where it is under both signs: it doubles every count and changes no share.
-    values, signed = values[values > 0], signed[values > 0]
-    if not values.size:
+    signed = signed[signed != 0]  # a zero stays where it is under both signs: it doubles every count and changes no share
+    if not signed.size:
         return 1.0
-    scale = values.max()  # so that sums neither overflow nor vanish
-    values, signed = values / scale, signed / scale
+    signed = signed / np.abs(signed).max()  # so that sums neither overflow nor vanish
+    values = np.abs(signed)
     bound = abs(float(signed.sum())) - SAME * float(values.sum())
     if bound <= 0:
         return 1.0
@@ -133,7 +129,8 @@ def sign_flip_rows(table: ArrayLike) -> Floats:
 def _patterns(n: int) -> Floats:
     """(2^(n-1), n) of +-1: every sign pattern that leaves the first value as it is."""
     codes = np.arange(2 ** (n - 1))[:, None]
-    return 1.0 - 2.0 * ((codes >> np.arange(n)) & 1)[:, ::-1]
+    turned = ((codes >> np.arange(n)) & 1)[:, ::-1].astype(np.float64)
+    return 1.0 - 2.0 * turned
 
 
 def spread(values: Floats) -> float:
@@ -236,13 +233,3 @@ def hedges(degrees: int) -> float:
     if degrees < 2:
         return 1.0
     return math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
-
-
-def describe(differences: Sequence[float] | Floats) -> dict[str, Any]:
-    """Every paired figure of one arm in one go, for tables: mean, sd, interval, p values, dz."""
-    values = checked(differences)
-    t = paired_t(values)
-    return {
-        "n": int(values.size), "mean": t.mean, "sd": spread(values), "interval": (t.low, t.high), "t_p": t.p,
-        "sign_flip_p": sign_flip(values), "wilcoxon_p": wilcoxon(values), "effect_size": effect_size(values),
-    }  # fmt: skip

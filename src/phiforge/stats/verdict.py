@@ -13,7 +13,7 @@ from phiforge.core.errors import ConfigError, DataError
 from phiforge.stats import power as fixed
 from phiforge.stats import sequential
 from phiforge.stats.corrections import holm, least_pairs
-from phiforge.stats.paired import bootstrap_interval, checked, effect_size, hedges, paired_t, sign_flip, spread, wilcoxon
+from phiforge.stats.paired import bootstrap_interval, checked, effect_size, paired_t, sign_flip, spread, wilcoxon
 
 Verdict = Literal["better", "worse", "no detectable difference", "too few seeds to say"]
 NONE: Verdict = "no detectable difference"
@@ -117,12 +117,12 @@ def _judgement(
 
 
 def _minimum_detectable(values: NDArray[np.float64], m: int, alpha: float, until_clear: bool) -> float | None:
-    """In the metric's unit: the least dz times the standard deviation measured (Hedges' factor takes its small-sample bias out)."""
+    """In the metric's unit: the least dz times the standard deviation that was measured."""
     if spread(values) == 0:  # no noise was seen: that is no measure of it
         return None
     find = sequential.sequential_minimum_detectable if until_clear else fixed.minimum_detectable_effect
     effect = find(int(values.size), m=m, alpha=alpha)
-    return None if effect is None else effect * spread(values) / hedges(values.size - 1)
+    return None if effect is None else effect * spread(values)
 
 
 def _seeds_needed(values: NDArray[np.float64], effect: float | None, m: int, alpha: float, least: int, until_clear: bool) -> int | None:
