@@ -206,7 +206,7 @@ def bootstrap_interval(
     near = 1e-12 * float(np.abs(values).max())
     below = np.searchsorted(means, mean - near, side="left") + np.searchsorted(means, mean + near, side="right")
     bias = float(ndtri(np.clip(below / (2 * resamples), 1 / (2 * resamples), 1 - 1 / (2 * resamples))))
-    lean = mean - values  # leave-one-out means around their mean, times n - 1
+    lean = (values - mean) / np.abs(values).max()  # how each value pulls the mean; the scale drops out
     acceleration = float((lean**3).sum() / (6 * (lean**2).sum() ** 1.5))
     quantile = ndtri((1 - confidence) / 2)
     shares = [float(ndtr(bias + (bias + z) / (1 - acceleration * (bias + z)))) for z in (quantile, -quantile)]
