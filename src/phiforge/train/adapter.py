@@ -7,15 +7,21 @@ What is taken over, and why:
 - the running loss between two log lines, which Trainer loses on resume: it goes into the checkpoint.
 - state.epoch, which Trainer counts from the resumed step instead of from the start.
 - evaluate: our own measure of a text (evaluate.bits_per_byte); no predictions are gathered.
+- training_step, where the batch varies: Trainer's accumulation counts forward passes that are all alike; ours cuts one step's rows into as
+  many as it needs. Where the batch does not vary, Trainer's own step runs.
+- log: what was in force at the step (batch, dropout, weight decay, phase) stands beside its loss.
 Everything else (the loop, DDP, FSDP, DeepSpeed, accumulation, callbacks) is Trainer's own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import itertools
 import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +33,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from phiforge.core.atomic import write_json
 from phiforge.core.errors import ConfigError
 from phiforge.core.hardware import device
+from phiforge.data.packed import IGNORED
 from phiforge.optim.build import OptimizerSettings, build
 from phiforge.train import checkpoints
 from phiforge.train.batches import TrainStream
@@ -52,15 +59,17 @@ def training_arguments(
     evaluates: bool = True,
     autocast: bool = False,
     torch_compile: bool = False,
+    whole_steps: bool = False,
 ) -> Any:
     """TrainingArguments for a config whose lengths are settled.
 
+    whole_steps: the stream gives all rows of a step at once, and nothing is left for Trainer to accumulate.
     autocast (bf16) and torch_compile are Trainer's own ways, for loss="stock"; the fast forward pass has its own and takes neither.
     """
     return transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=config.per_device_train_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_accumulation_steps=1 if whole_steps else config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         adam_beta1=config.adam_beta1,
@@ -80,7 +89,7 @@ def training_arguments(
         greater_is_better=False,
         report_to=list(config.report_to),
         run_name=folder.parent.name,
-        seed=config.seed,
+        seed=config.seed if config.dropout_seed is None else config.dropout_seed,  # of the global generators: dropout draws from no others
         disable_tqdm=True,
         remove_unused_columns=False,
         ignore_data_skip=True,  # the stream seeks by itself; see TrainStream
@@ -112,7 +121,7 @@ class _KeepEpoch(TrainerCallback):
         self.trainer._restore_running_loss()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        state.epoch = state.global_step * self.trainer.stream.rows_per_step / self.trainer.stream.n
+        state.epoch = self.trainer.stream.rows_before(state.global_step) / self.trainer.stream.n
 
 
 class TrainerAdapter(transformers.Trainer):
@@ -127,10 +136,15 @@ class TrainerAdapter(transformers.Trainer):
         schedule: Schedule,
         optim: str = "adamw",
         muon_learning_rate: float | None = None,
+        micro_rows: int | None = None,
+        keep_best: bool = True,
+        in_force: Callable[[int], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.stream, self.schedule, self.optim_name = stream, schedule, optim
         self.muon_learning_rate = muon_learning_rate
+        self.micro_rows, self.keep_best, self.in_force = micro_rows, keep_best, in_force
+        self.cpu_seconds, self._cpu_began = 0.0, time.process_time()
         self.resumed_from: list[int] = []
         self._extra: dict[str, Any] = {}
         super().__init__(model=model, args=args, callbacks=callbacks, eval_dataset=[])  # not None: Trainer insists on one
@@ -148,6 +162,36 @@ class TrainerAdapter(transformers.Trainer):
     def network(self) -> Any:
         """The model, unwrapped."""
         return self.model
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Loss and gradients of one batch; of one whole step in as many forward passes as `micro_rows` asks for.
+
+        Each pass is divided by the label tokens of the whole step (num_items_in_batch), so the sum is the loss of the unsplit batch.
+        """
+        rows = len(inputs["input_ids"])
+        if self.stream.plan is None or self.micro_rows is None or rows <= self.micro_rows:
+            return super().training_step(model, inputs, num_items_in_batch)
+        passes = -(-rows // self.micro_rows)
+        borders = [rows * place // passes for place in range(passes + 1)]
+        total = torch.zeros((), device=self.args.device)
+        for number, (low, high) in enumerate(itertools.pairwise(borders)):
+            piece = {name: value[low:high] for name, value in inputs.items()}
+            if num_items_in_batch is None:  # a model that takes no such number gives means, and Trainer divides them by this
+                self.current_gradient_accumulation_steps = self._labels(inputs) / max(1, self._labels(piece))  # type: ignore[assignment]
+            last = number == passes - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                total += super().training_step(model, piece, num_items_in_batch)
+        return total
+
+    @staticmethod
+    def _labels(batch: dict[str, Any]) -> int:
+        return int((batch["shift_labels"] != IGNORED).sum())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As transformers'; a line with a loss also says what was in force at its step."""
+        if self.in_force is not None and "loss" in logs:
+            logs = logs | self.in_force(self.state.global_step - 1)
+        super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # Trainer's estimate walks all parameters at every step; ours is one product at the end (models.inspect)
@@ -170,7 +214,8 @@ class TrainerAdapter(transformers.Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), self.schedule)
+            # Asked through self each time: a fallback may put another schedule in its place.
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), lambda step: self.schedule(step))
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -185,11 +230,11 @@ class TrainerAdapter(transformers.Trainer):
     def best_checkpoint(self) -> Path | None:
         """The checkpoint of least validation loss, where there is one."""
         step = self.state.best_global_step
-        return checkpoints.find(self.folder).get(step) if step else None
+        return checkpoints.find(self.folder).get(step) if step and self.keep_best else None
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         better = super()._determine_best_metric(metrics, trial)
-        if better:
+        if better and self.keep_best:
             self.control.should_save = True  # a best that is not on disk is of no use
         return better
 
@@ -208,10 +253,12 @@ class TrainerAdapter(transformers.Trainer):
                     "total_loss": self._total_loss_scalar,
                     "last_logged": self._globalstep_last_logged,
                     "resumed_from": self.resumed_from,
+                    "cpu_seconds": self.cpu_seconds + time.process_time() - self._cpu_began,
                 }
                 write_json(folder / checkpoints.EXTRA, extra)
         if self.args.should_save:
-            keep = {*self.resumed_from, *([self.state.best_global_step] if self.state.best_global_step else [])}
+            best = self.state.best_global_step if self.keep_best else None
+            keep = {*self.resumed_from, *([best] if best else [])}
             checkpoints.rotate(self.folder, self.args.save_total_limit, keep)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -224,17 +271,22 @@ class TrainerAdapter(transformers.Trainer):
 
     def train_from(self, checkpoint: Path | None) -> Any:
         """Train to the end: from the start, or on from `checkpoint`, equal to never having stopped."""
-        if checkpoint is None:
-            return self.train()
-        step = checkpoints.step_of(checkpoint) or 0
-        self._extra = json.loads((checkpoint / checkpoints.EXTRA).read_text(encoding="utf-8"))
-        self.resumed_from = sorted({*self._extra["resumed_from"], step})
-        self.stream.start_step = step
-        return self.train(resume_from_checkpoint=str(checkpoint))
+        self._cpu_began = time.process_time()
+        if checkpoint is not None:
+            step = checkpoints.step_of(checkpoint) or 0
+            self._extra = json.loads((checkpoint / checkpoints.EXTRA).read_text(encoding="utf-8"))
+            self.resumed_from = sorted({*self._extra["resumed_from"], step})
+            self.cpu_seconds = self._extra.get("cpu_seconds", 0.0)
+            self.stream.start_step = step
+        try:
+            return self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            self.cpu_seconds += time.process_time() - self._cpu_began
 
     def load_finished(self, checkpoint: Path) -> None:
         """Take over state and weights of the checkpoint of the last step: the run was killed after it, before its model was written."""
         self.state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE))
+        self.cpu_seconds = json.loads((checkpoint / checkpoints.EXTRA).read_text(encoding="utf-8")).get("cpu_seconds", 0.0)
         self.load_weights(checkpoint)
 
     def load_weights(self, checkpoint: Path) -> None:

@@ -26,7 +26,7 @@ class RecordMetrics(TrainerCallback):
     """One line of metrics.jsonl for each thing logged. `seconds` and `tokens_per_second` are the clock fields; all else repeats exactly."""
 
     def __init__(self, run: RunWriter, stream: TrainStream, row_length: int, seconds_before: float = 0.0) -> None:
-        self.run, self.tokens_per_step = run, stream.rows_per_step * row_length
+        self.run, self.stream, self.row_length = run, stream, row_length
         self.seconds_before = seconds_before
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -37,11 +37,12 @@ class RecordMetrics(TrainerCallback):
         if "train_runtime" in values:  # Trainer's own summary of this process; wrong for a resumed run
             return
         spent = time.monotonic() - self.began
+        tokens, before = (self.stream.rows_before(step) * self.row_length for step in (state.global_step, self.first_step))
         line = {
             "step": state.global_step,
-            "tokens": state.global_step * self.tokens_per_step,
+            "tokens": tokens,
             "seconds": round(self.seconds_before + spent, 3),
-            "tokens_per_second": round((state.global_step - self.first_step) * self.tokens_per_step / max(spent, 1e-9), 1),
+            "tokens_per_second": round((tokens - before) / max(spent, 1e-9), 1),
         }
         self.run.metric(line | values)
         if not math.isfinite(values.get("loss", 0.0)):
@@ -54,16 +55,17 @@ class RecordMetrics(TrainerCallback):
 class ShowProgress(TrainerCallback):
     """Moves the bar: loss, tokens a second."""
 
-    def __init__(self, bar: Bar, tokens_per_step: int) -> None:
-        self.bar, self.tokens_per_step = bar, tokens_per_step
+    def __init__(self, bar: Bar, stream: TrainStream, row_length: int) -> None:
+        self.bar, self.stream, self.row_length = bar, stream, row_length
         self.shown: dict[str, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began, self.first_step = time.monotonic(), state.global_step
+        self.began, self.rows = time.monotonic(), self.stream.rows_before(state.global_step)
         self.bar.set(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        rate = (state.global_step - self.first_step) * self.tokens_per_step / max(time.monotonic() - self.began, 1e-9)
+        tokens = (self.stream.rows_before(state.global_step) - self.rows) * self.row_length
+        rate = tokens / max(time.monotonic() - self.began, 1e-9)
         self.bar.set(state.global_step, **self.shown, **{"tokens/s": round(rate)})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -159,9 +159,9 @@ def prepare(
     """The trainer, with every open setting settled and recorded."""
     stream = stream_of(config, lambda epoch: rows, len(rows))
     course = plan_course(config, model, stream, chats.context_length, run)
-    settled = course.settled
-    if settled.max_steps < FEW_STEPS:
-        run.log(f"only {settled.max_steps} steps: a small set learns more with num_train_epochs=10 or per_device_train_batch_size=1")
+    steps = course.timetable.steps
+    if steps < FEW_STEPS:
+        run.log(f"only {steps} steps: a small set learns more with num_train_epochs=10 or per_device_train_batch_size=1")
     measured = evenly(chats.validation, course.eval_tokens)
     return ChatTrainer(
         model,
@@ -179,7 +179,7 @@ def finish(trainer: ChatTrainer, config: FinetuneConfig, form: ChatFormat, chats
     metrics: dict[str, Any] = {
         "steps": steps,
         "model_step": choose_weights(trainer, config, run),
-        "tokens": steps * trainer.stream.rows_per_step * chats.context_length,
+        "tokens": trainer.stream.rows_before(steps) * chats.context_length,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     lines = list(read_jsonl(run.path / METRICS))

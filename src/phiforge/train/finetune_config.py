@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from phiforge.train.config import TrainConfig
 
 _EPOCHS = 3.0
-_LENGTHS = ("max_steps", "train_seconds", "num_train_epochs")
+_LENGTHS = ("max_steps", "max_tokens", "train_seconds", "num_train_epochs")
 
 
 class FinetuneConfig(TrainConfig):
@@ -42,7 +42,7 @@ class FinetuneConfig(TrainConfig):
         default=None,
         gt=0,
         le=1e6,
-        description=f"passes over the conversations; {_EPOCHS:g} where neither max_steps nor train_seconds is given",
+        description=f"passes over the conversations; {_EPOCHS:g} where neither max_steps, max_tokens nor train_seconds is given",
     )
     sample_questions: int = Field(default=3, ge=0, description="held-out questions that are answered as the model learns; 0 = none")
     sample_tokens: int = Field(default=64, ge=1, description="most tokens in an answer")

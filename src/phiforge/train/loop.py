@@ -14,14 +14,16 @@ from phiforge.core import console
 from phiforge.core.errors import Interrupted
 from phiforge.core.runs import METRICS, RunWriter, read_jsonl
 from phiforge.evaluate.bits_per_byte import Precision
+from phiforge.golden.timetable import Timetable
 from phiforge.train import checkpoints
 from phiforge.train.adapter import training_arguments
 from phiforge.train.batches import RowSource, TrainStream
 from phiforge.train.callbacks import SAMPLES, EarlyWords, RecordMetrics, ShowProgress, StopWhenAsked
 from phiforge.train.config import TrainConfig
 from phiforge.train.interrupt import graceful
-from phiforge.train.probe import Settled, settle
-from phiforge.train.schedules import SCHEDULES, Schedule, schedule, warmup_length
+from phiforge.train.probe import Settled, micro_rows, settle
+from phiforge.train.regularization import Dropouts, Regularize, set_dropout
+from phiforge.train.timetables import timetable_of, warmup_of
 from phiforge.train.trainer import StreamTrainer
 
 
@@ -30,12 +32,14 @@ class Course:
     """How a run will go, with nothing left open.
 
     every: eval_steps, save_steps, logging_steps. eval_tokens: most validation tokens of an evaluation on the way.
+    micro_rows: most rows in one forward pass, where the batch varies.
     """
 
     settled: Settled
-    schedule: Schedule
+    timetable: Timetable
     every: dict[str, int]
     eval_tokens: int
+    micro_rows: int | None = None
 
     def arguments(self, config: TrainConfig, run: RunWriter, *, evaluates: bool) -> Any:
         """transformers' TrainingArguments for it."""
@@ -43,28 +47,52 @@ class Course:
         return training_arguments(
             config,
             run.path / "checkpoints",
-            max_steps=self.settled.max_steps,
+            max_steps=self.timetable.steps,
             **self.every,
             evaluates=evaluates,
             autocast=stock and self.settled.precision == "bf16",
             torch_compile=stock and self.settled.compiled,
+            whole_steps=self.micro_rows is not None,
         )
 
     def options(self, config: TrainConfig) -> dict[str, Any]:
         """What StreamTrainer is told of it."""
+        plan, phi = self.timetable, config.phi
+        scheduled = plan.schedules_dropout or plan.schedules_weight_decay
+        apply = Regularize(
+            plan, dropout=plan.schedules_dropout, weight_decay=plan.schedules_weight_decay, everywhere=phi.base_dropout is not None
+        )
         return {
-            "schedule": self.schedule,
+            "schedule": plan.rate_at,
             "optim": config.optim,
             "muon_learning_rate": config.muon_learning_rate,
             "precision": self.settled.precision,
             "loss": self.settled.loss,
             "compiled": self.settled.compiled,
+            "micro_rows": self.micro_rows,
+            "keep_best": config.load_best_model_at_end,
+            "in_force": in_force(plan, batch=self.micro_rows is not None) if phi.applies else None,
+            "callbacks": [apply] if scheduled else None,
         }
 
     @property
     def eval_precision(self) -> Precision:
         """Of the evaluations on the way."""
         return "bf16" if self.settled.precision == "bf16" else "fp32"
+
+
+def in_force(plan: Timetable, *, batch: bool) -> Callable[[int], dict[str, float]]:
+    """Step -> what the plan schedules there, under the names of metrics.jsonl."""
+    shown: dict[str, Callable[[int], float]] = {}
+    if batch:
+        shown["batch_size"] = plan.batch
+    if plan.schedules_dropout:
+        shown["dropout"] = plan.dropout_at
+    if plan.schedules_weight_decay:
+        shown["weight_decay"] = plan.weight_decay_at
+    if any(segment.phase == 2 for segment in plan.segments):
+        shown["phase"] = plan.phase
+    return lambda step: {name: at(step) for name, at in shown.items()}
 
 
 def stream_of(config: TrainConfig, rows_of: Callable[[int], RowSource], n: int) -> TrainStream:
@@ -81,28 +109,61 @@ def stream_of(config: TrainConfig, rows_of: Callable[[int], RowSource], n: int) 
 
 
 def plan_course(config: TrainConfig, model: nn.Module, stream: TrainStream, length: int, run: RunWriter) -> Course:
-    """Settle what is open, and say how the run will go. length: tokens in a row."""
+    """Settle what is open, and say how the run will go. length: tokens in a row. The stream is told of batches that vary."""
     model.train()
+    if config.phi.base_dropout is not None:
+        set_dropout(model, config.phi.base_dropout)
     settled = settle(config, model, stream, length, run)
-    total = settled.max_steps
-    warmup = warmup_length(total, warmup_steps=config.warmup_steps, warmup_ratio=config.warmup_ratio)
+    plan = _timetable(config, model, stream, length, settled)
+    limit = None
+    if {segment.batch for segment in plan.segments} != {stream.rows_per_step} or plan.rows % stream.rows_per_step:
+        share = -(-max(segment.batch for segment in plan.segments) // stream.world_size)
+        first = stream.batch(0, 0)
+        limit = run.decide(
+            "micro_batch",
+            lambda: micro_rows(config, model, first, settled, most=share),
+            "rows in one forward pass, by the memory that a pass was seen to keep; a larger step is cut",
+        )
+        stream.plan = plan
+    total = plan.steps
     every = {
         "eval_steps": config.eval_steps or max(1, total // 10),
         "save_steps": config.save_steps or max(1, total // 10),
         "logging_steps": config.logging_steps or max(1, total // 100),
     }
-    per_step = stream.rows_per_step * length
-    run.log(
-        f"{total:,} steps of {per_step:,} tokens = {total * per_step:,} tokens ({total * stream.rows_per_step / stream.n:.3g} passes);"
+    run.log(_words(config, plan, stream, length, settled) + ", ".join(f"{name} {value}" for name, value in every.items()))
+    # A seventh of what is trained on in between costs some 5 % of the time (forward only).
+    between = every["eval_steps"] * plan.rows * length // total
+    eval_tokens = config.eval_tokens or min(65_536, max(8_192, between // 7))
+    return Course(settled=settled, timetable=plan, every=every, eval_tokens=eval_tokens, micro_rows=limit)
+
+
+def _timetable(config: TrainConfig, model: nn.Module, stream: TrainStream, length: int, settled: Settled) -> Timetable:
+    """The plan of a run as long as the config asks: max_steps are optimizer steps, all else is rows."""
+    base, rows, steps = stream.rows_per_step, None, None
+    if config.max_steps is not None:
+        steps = config.max_steps
+    elif settled.base_steps is not None:
+        rows = settled.base_steps * base
+    elif config.max_tokens is not None:
+        rows = max(1, config.max_tokens // length)
+    elif config.phi.applies:
+        rows = max(1, round((config.num_train_epochs or 1.0) * stream.n))
+    else:
+        steps = max(1, round((config.num_train_epochs or 1.0) * stream.n / base))
+    return timetable_of(config, base_batch=base, dropout=Dropouts(model).own if config.phi.applies else 0.0, rows=rows, steps=steps)
+
+
+def _words(config: TrainConfig, plan: Timetable, stream: TrainStream, length: int, settled: Settled) -> str:
+    """How the run will go, for the log."""
+    sizes = list(dict.fromkeys(segment.batch for segment in plan.segments))
+    tokens = " then ".join(f"{size * length:,}" for size in sizes)
+    warmup = warmup_of(config, plan.base_batches(plan.steps))
+    return (
+        f"{plan.steps:,} steps of {tokens} tokens = {plan.rows * length:,} tokens ({plan.rows / stream.n:.3g} passes);"
         f" {config.lr_scheduler_type} from {config.learning_rate:g} after {warmup} steps of warm-up; {settled.precision},"
         f" {'compiled' if settled.compiled else 'not compiled'}, {settled.threads} thread{'s' if settled.threads > 1 else ''}; "
-        + ", ".join(f"{name} {value}" for name, value in every.items())
     )
-    parameters = {"decay_ratio": config.lr_decay_ratio} if "decay_ratio" in SCHEDULES[config.lr_scheduler_type].parameters else {}
-    rate = schedule(config.lr_scheduler_type, total, warmup=warmup, floor=config.lr_min_ratio, **parameters)
-    # A seventh of what is trained on in between costs some 5 % of the time (forward only).
-    eval_tokens = config.eval_tokens or min(65_536, max(8_192, every["eval_steps"] * per_step // 7))
-    return Course(settled=settled, schedule=rate, every=every, eval_tokens=eval_tokens)
 
 
 def train_to_end(
@@ -127,7 +188,7 @@ def train_to_end(
             StopWhenAsked(stop),
             RecordMetrics(run, trainer.stream, length, seconds),
             EarlyWords(run, speak, sample_steps, bar.print),
-            ShowProgress(bar, trainer.stream.rows_per_step * length),
+            ShowProgress(bar, trainer.stream, length),
             *callbacks,
         ):
             trainer.add_callback(callback)

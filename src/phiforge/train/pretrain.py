@@ -145,7 +145,7 @@ def _finish(
     metrics: dict[str, Any] = {
         "steps": last_step,
         "model_step": choose_weights(trainer, config, run),
-        "tokens": last_step * trainer.stream.rows_per_step * length,
+        "tokens": trainer.stream.rows_before(last_step) * length,
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
     }
     losses = [line["loss"] for line in read_jsonl(run.path / METRICS) if "loss" in line]

@@ -34,7 +34,7 @@ class Settled:
     loss: str
     compiled: bool
     threads: int
-    max_steps: int
+    base_steps: int | None = None  # optimizer steps of the base batch that fit in train_seconds, where that is asked
 
 
 def seconds_per_step(model: nn.Module, batch: Batch, *, precision: str, loss: str, compiled: bool = False, repeats: int = 2) -> float:
@@ -87,10 +87,10 @@ def settle(config: TrainConfig, model: nn.Module, stream: TrainStream, row_lengt
 
     compiled = config.compile
     if compiled == "auto":
-        compiled = run.decide("compile", lambda: _compile(config, stream, eager_step), "when the run is long enough to pay for it")
-    if config.max_steps is not None:
-        steps = config.max_steps
-    elif config.train_seconds is not None:
+        why = "when the run is long enough to pay for it"
+        compiled = run.decide("compile", lambda: _compile(config, stream, row_length, eager_step), why)
+    base_steps = None
+    if config.train_seconds is not None:
         budget = config.train_seconds
 
         def fitting() -> int:
@@ -103,10 +103,8 @@ def settle(config: TrainConfig, model: nn.Module, stream: TrainStream, row_lengt
             left = budget - (time.perf_counter() - began if compiled else 0.0)
             return max(2, int(left * 0.9 / step))  # a tenth goes to the optimizer, evaluation, checkpoints and samples
 
-        steps = run.decide("max_steps", fitting, f"what fits in train_seconds={budget:g}, by a speed probe")
-    else:
-        steps = max(1, round((config.num_train_epochs or 1.0) * stream.n / stream.rows_per_step))
-    return Settled(precision=precision, loss=loss, compiled=bool(compiled), threads=int(threads), max_steps=steps)
+        base_steps = run.decide("max_steps", fitting, f"what fits in train_seconds={budget:g}, by a speed probe")
+    return Settled(precision=precision, loss=loss, compiled=bool(compiled), threads=int(threads), base_steps=base_steps)
 
 
 def _precision(model: nn.Module, batch: Batch, loss: str) -> str:
@@ -128,12 +126,52 @@ def _threads(model: nn.Module, batch: Batch, loss: str, precision: str) -> int:
     return best if took[1] > took[best] * WORTH_IT else 1
 
 
-def _compile(config: TrainConfig, stream: TrainStream, eager_step: Callable[[], float]) -> bool:
+def _compile(config: TrainConfig, stream: TrainStream, row_length: int, eager_step: Callable[[], float]) -> bool:
     if hardware.device() == "cpu" or not hardware.has_compiler():
+        return False
+    if config.phi.applies:  # each new dropout, and each new number of rows, would be compiled anew
         return False
     if config.train_seconds is not None:
         planned = config.train_seconds
     else:
-        steps = config.max_steps or (config.num_train_epochs or 1.0) * stream.n / stream.rows_per_step
-        planned = steps * eager_step()
+        rows = config.max_tokens / row_length if config.max_tokens else (config.num_train_epochs or 1.0) * stream.n
+        planned = (config.max_steps or rows / stream.rows_per_step) * eager_step()
     return bool(planned * COMPILE_GAIN > 2 * COMPILE_SECONDS)
+
+
+def micro_rows(config: TrainConfig, model: nn.Module, batch: Batch, settled: Settled, *, most: int) -> int:
+    """How many rows one forward and backward pass may take, from 1 to `most`, the largest batch of the plan.
+
+    Where the config accumulates, it has said itself what memory holds. Elsewhere a pass over one row of `batch` is measured, and half of
+    the memory that is left when gradients and optimizer have theirs may be filled.
+    """
+    if config.gradient_accumulation_steps > 1:
+        return min(most, config.per_device_train_batch_size)
+    device = next(model.parameters()).device
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else hardware.free_memory()
+    row = {name: value[:1].to(device) for name, value in batch.items()}
+    two = {name: torch.cat([value, value]) for name, value in row.items()}
+    kept = 2 * (_kept_bytes(model, two, settled) - _kept_bytes(model, row, settled))  # as much again for what comes and goes meanwhile
+    room = (free - 12 * trained) / 2  # gradients and two moments in float32
+    return max(1, min(most, int(room / max(1, kept))))
+
+
+def _kept_bytes(model: nn.Module, batch: Batch, settled: Settled) -> int:
+    """Bytes that a forward pass over `batch` keeps for its backward pass, casts of weights included."""
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    forward = TrainingForward(model, precision=settled.precision) if settled.loss == "fused" else model
+    bf16 = settled.precision == "bf16" and settled.loss == "stock"
+    half = torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bf16)
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), half:
+        output = forward(**batch, num_items_in_batch=1)
+        del output
+    return sum(kept.values())

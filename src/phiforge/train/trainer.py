@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,8 @@ class StreamTrainer(TrainerAdapter):
 
     model: a causal LM of transformers. args: TrainingArguments (adapter.training_arguments makes them from a config).
     stream: the training batches. schedule: steps -> multiplier of the base rate. validation: none = no evaluation.
+    micro_rows: most rows in a forward pass, where the batch varies. keep_best: checkpoint whenever the validation loss is the least so far.
+    in_force: step -> values to log beside its loss.
     loss "stock" leaves the model's own forward in place: in fp32 and not compiled that is transformers.Trainer to the last bit.
     """
 
@@ -61,10 +64,22 @@ class StreamTrainer(TrainerAdapter):
         precision: str = "fp32",
         loss: str = "stock",
         compiled: bool = False,
+        micro_rows: int | None = None,
+        keep_best: bool = True,
+        in_force: Callable[[int], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         super().__init__(
-            model, args, stream=stream, schedule=schedule, optim=optim, muon_learning_rate=muon_learning_rate, callbacks=callbacks
+            model,
+            args,
+            stream=stream,
+            schedule=schedule,
+            optim=optim,
+            muon_learning_rate=muon_learning_rate,
+            micro_rows=micro_rows,
+            keep_best=keep_best,
+            in_force=in_force,
+            callbacks=callbacks,
         )
         self.validation = validation
         self.training_forward = TrainingForward(model, precision=precision, compiled=compiled) if loss == "fused" else None
