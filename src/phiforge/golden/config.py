@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from phiforge.core.config import Config
+from phiforge.core.errors import ConfigError
+from phiforge.golden.schedules import canonical
 
 Focus = Literal["exploration", "exploitation"]
 Wave = bool | Literal["cyclic"]
@@ -20,6 +22,14 @@ class PhaseConfig(Config):
     batch_size: int | None = Field(default=None, ge=1, description="rows in one optimizer step in this phase")
     dropout: float | None = Field(default=None, ge=0, lt=1, description="dropout in this phase")
     weight_decay: float | None = Field(default=None, ge=0, description="weight decay in this phase")
+
+    @field_validator("lr_scheduler_type")
+    @classmethod
+    def _known_schedule(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else canonical(value)
+        except ConfigError as error:
+            raise ValueError(error.what.removeprefix("lr_scheduler_type=")) from None
 
 
 class PhiConfig(Config):

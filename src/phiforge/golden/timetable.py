@@ -151,6 +151,12 @@ class Timetable:
             return "exploration"
         return self.phi.phase1_focus if phase == 1 else self.phi.phase2_focus
 
+    def phases(self) -> list[tuple[int, int, Focus]]:
+        """(first row, rows, focus) of each training phase that has rows."""
+        border = self.phase_border
+        spans = [(0, border, self.focus_of_phase(1)), (border, self.rows - border, self.focus_of_phase(2))]
+        return [span for span in spans if span[1]]
+
     @property
     def schedules_dropout(self) -> bool:
         """Whether dropout is set by this plan, and not left as the model has it."""
