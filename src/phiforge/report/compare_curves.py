@@ -96,20 +96,22 @@ def _equal(x: Experiment, baseline: Arm, axis: Axis) -> Markup:
     """Differences where both runs of a pair have done as much, in tokens or in seconds."""
     found = [(arm, at) for arm in x.arms if arm is not baseline and (at := at_equal(arm, baseline, axis)) is not None]
     digits = min(6, decimals([(at.high - at.low) / 2 if at.low is not None and at.high is not None else at.mean for _, at in found]))
-    rows = []
+    rows, places = [], []
     for arm, at in found:
-        place, mean, ends, n = (
-            at.place,
-            at.mean,
-            (f"{signed(at.low, digits)} to {signed(at.high, digits)}" if at.low is not None else "–"),
-            at.n,
-        )
+        place, mean, n = at.place, at.mean, at.n
+        ends = f"{signed(at.low, digits)} to {signed(at.high, digits)}" if at.low is not None else "–"
         recorded = _recorded(x, arm) if axis == "seconds" else None
         if recorded:
             place, mean, n = recorded["seconds"], recorded["mean"], int(number_of(recorded.get("n")) or at.n)
             ends = between(recorded, digits) if interval_of(recorded) else "–"
-        rows.append([marked(arm, arm.name), count(int(place)) if axis == "tokens" else duration(place), signed(mean, digits), ends, str(n)])
-    return labelled(["arm", "after", f"difference in {words(x.metric)}", "95 % interval", "pairs"], rows)
+        places.append(f"{count(int(place))} tokens" if axis == "tokens" else duration(place))
+        rows.append([marked(arm, arm.name), signed(mean, digits), ends, str(n)])
+    if len(set(places)) == 1:
+        return join(
+            [tag("p", f"Difference after {places[0]}:", klass="tag"), labelled(["arm", "difference", "95 % interval", "pairs"], rows)]
+        )
+    rows = [[*row, place] for row, place in zip(rows, places, strict=True)]
+    return labelled(["arm", "difference", "95 % interval", "pairs", "after"], rows)
 
 
 def _recorded(x: Experiment, arm: Arm) -> dict[str, Any] | None:
@@ -138,15 +140,22 @@ def schedules(x: Experiment) -> Markup:
                 x_label="tokens",
                 legend=False,
             )
-            same = [
-                f"{short(arms[0].name, 24)} = {', '.join(short(a.name, 24) for a in arms[1:])}" for arms in groups.values() if len(arms) > 1
-            ]
-            said = tag("p", f"the same: {'; '.join(same)}", klass="tag wrap") if same and len(groups) > 1 else ""
-            said = tag("p", "the same for every arm", klass="tag wrap") if len(groups) == 1 and len(x.arms) > 1 else said
+            said = _who(x, name, list(groups.values()))
             shown.append(tag("div", join([figure(chart, words(name).capitalize()), said])))
     drawn = [arm for arm in x.arms if any(_scheduled(arm, name) for name in _SCHEDULES)]
     note = "As applied, read from the first run of each arm."
     return card("Schedules", legend(drawn), tag("div", join(shown), klass="grid"), note=note) if shown else Markup("")
+
+
+def _who(x: Experiment, name: str, groups: list[list[Arm]]) -> Markup:
+    """Which arms share a line, and which have none."""
+    drawn = sum(map(len, groups))
+    if len(groups) == 1 and drawn == len(x.arms):
+        return tag("p", "the same in every arm", klass="tag wrap") if drawn > 1 else Markup("")
+    said = [f"{short(arms[0].name, 24)} = {', '.join(short(a.name, 24) for a in arms[1:])}" for arms in groups if len(arms) > 1]
+    text = f"On one line: {'; '.join(said)}. " if said else ""
+    text += f"The others did not schedule their {words(name)}." if drawn < len(x.arms) else ""
+    return tag("p", text, klass="tag wrap") if text else Markup("")
 
 
 def _scheduled(arm: Arm, name: str) -> Line | None:

@@ -30,6 +30,7 @@ from phiforge.report.verdicts import (
     what_would_change,
 )
 
+_SHORT = 24  # characters of a cell that are kept on one line
 _MOST_PAIRS = 60  # rows of the table of pairs, for each arm
 
 
@@ -39,19 +40,20 @@ def marked(arm: Arm | None, name: Any) -> Markup:
     return join([Markup(f'<span class="mark" style="background:{colour}"></span>'), short(name)])
 
 
-def labelled(columns: list[str], rows: list[list[Any]]) -> Markup:
-    """A table that on a phone becomes one block a row, each value with its column's name beside it."""
+def labelled(columns: list[str], rows: list[list[Any]], *, stack: bool = False) -> Markup:
+    """A table whose first column stays in sight when it is scrolled sideways. `stack`: on a phone one block a row instead, each value
+    with its column's name beside it: for few rows of many columns."""
     if not rows:
         return Markup("")
-    numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
 
     def cell(i: int, value: Any) -> Markup:
         shown = value if isinstance(value, str) else number(value)
-        return tag("td", shown, klass="n" if numeric[i] else "", **{"data-label": columns[i]})
+        plain_short = not isinstance(value, Markup) and len(shown) <= _SHORT
+        return tag("td", shown, **({"klass": "w"} if plain_short else {}), **{"data-label": columns[i]})
 
-    head = tag("thead", tag("tr", join(tag("th", name, klass="n" if numeric[i] else "") for i, name in enumerate(columns))))
+    head = tag("thead", tag("tr", join(tag("th", name) for name in columns)))
     body = tag("tbody", join(tag("tr", join(cell(i, value) for i, value in enumerate(row))) for row in rows))
-    return tag("div", tag("table", join([head, body]), klass="v"), klass="scroll", tabindex="0")
+    return tag("div", tag("table", join([head, body]), klass="v stack" if stack else "v keep"), klass="scroll", tabindex="0")
 
 
 def head(x: Experiment) -> Markup:
@@ -111,14 +113,14 @@ def verdicts(x: Experiment) -> Markup:
         else ""
     )
     below = join(tag("p", note, klass="note") for note in notes if note)
-    table = labelled(_columns(x, against=False), _rows(x, x.family, digits, against=False))
-    return card("Verdicts", table or tag("p", "No arm was compared."), until, tag("div", below))
+    table = labelled(_columns(x, against=False), _rows(x, x.family, digits, against=False), stack=True)
+    return card("Verdicts", table or tag("p", "No arm was compared."), tag("div", join([until, below]), klass="after"))
 
 
 def warnings(x: Experiment) -> Markup:
     """What a reader must know before believing the table."""
     found = x.words("warnings")
-    return card("To know first", *(tag("p", text) for text in found[:40]), klass="trouble") if found else Markup("")
+    return card("To know first", *(tag("p", text) for text in found[:40]), klass="heed") if found else Markup("")
 
 
 def prediction(x: Experiment) -> Markup:
@@ -185,7 +187,7 @@ def controls(x: Experiment) -> Markup:
     """Arms that were added to make the comparison fair."""
     digits = places(x.controls or x.family)
     about = [(short(a.name), a.about or f"control of {short(a.control_of)}") for a in x.arms if a.role == "control"]
-    table = labelled(_columns(x, against=True), _rows(x, x.controls, digits, against=True))
+    table = labelled(_columns(x, against=True), _rows(x, x.controls, digits, against=True), stack=True)
     note = "Shown beside the family: a control decides nothing, it says what a difference is owed to."
     return card("Controls", facts(about), table, note=note) if about or table else Markup("")
 
@@ -238,7 +240,7 @@ def failures(x: Experiment) -> Markup:
     for f in x.data.get("failures") or []:
         if isinstance(f, dict) and (str(f.get("arm")), str(f.get("seed"))) not in known:
             rows.append([marked(x.arm(f.get("arm")), f.get("arm")), str(f.get("seed")), badge("failed", "bad"), str(f.get("error") or "")])
-    table = labelled(["arm", "seed", "status", "why"], rows[:200])
+    table = labelled(["arm", "seed", "status", "why"], rows[:200], stack=True)
     more = tag("p", f"and {len(rows) - 200:,} more", klass="note") if len(rows) > 200 else ""
     note = "A trial without a value takes its pair out of the comparison; the other pairs stand."
     return card("Trials that did not count", table, more, note=note) if rows else Markup("")

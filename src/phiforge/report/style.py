@@ -86,14 +86,19 @@ font-size:.92rem}
 .strips svg{display:block;width:100%;height:2.5rem;overflow:visible}.strips svg.axis{height:2.1rem}
 .verdict{border-left:3px solid var(--line);padding-left:.9rem}
 .tag{color:var(--muted);font-size:.8rem;white-space:nowrap}.tag.wrap{white-space:normal}
-table.v th{white-space:normal;vertical-align:bottom;min-width:4.6rem}table.v td{vertical-align:middle}
+table.v th{white-space:normal;overflow-wrap:normal;vertical-align:bottom}table.v td{vertical-align:middle}td.w,.badge{white-space:nowrap}
+table.v td{min-width:3rem}.after{margin:.9rem 0 0}.after p{margin:.2rem 0}.lead+.note{margin-top:.6rem}.card.heed{border-color:var(--warn)}
 h3 .mark{vertical-align:0}
-@media(max-width:640px){.strips{grid-template-columns:1fr;gap:0}.strips .row{display:block;margin-bottom:.55rem}.strips .l{max-width:none}
-table.v thead{display:none}table.v,table.v tbody,table.v tr{display:block}table.v td{display:grid;max-width:none;
-grid-template-columns:minmax(8.2rem,38%) minmax(0,1fr);gap:.8rem;border:0;padding:.16rem 0;text-align:left;white-space:normal}
-table.v td::before{content:attr(data-label);color:var(--muted);font-size:.86rem}table.v td:first-child{font-weight:650;display:block}
-table.v td:first-child::before{content:none}table.v tr{border-bottom:1px solid var(--line);padding:.55rem 0}
-table.v tr:last-child{border-bottom:0}}
+@media(max-width:640px){.badge{white-space:normal}table.keep td:first-child,table.keep th:first-child{position:sticky;left:0;
+background:var(--card);max-width:9rem;min-width:5.5rem}
+.strips{grid-template-columns:1fr;gap:0}.strips .row{display:block;margin-bottom:.55rem}.strips .l{max-width:none}
+table.stack thead{display:none}table.stack,table.stack tbody,table.stack tr{display:block}table.stack td{display:grid;max-width:none;
+grid-template-columns:minmax(8.2rem,38%) minmax(0,1fr);gap:.8rem;border:0;padding:.16rem 0;justify-items:start;
+text-align:left;white-space:normal}
+table.stack td::before{content:attr(data-label);color:var(--muted);font-size:.86rem}
+table.stack td:first-child{font-weight:650;display:block}
+table.stack td:first-child::before{content:none}table.stack tr{border-bottom:1px solid var(--line);padding:.55rem 0}
+table.stack tr:last-child{border-bottom:0}}
 @media(max-width:520px){.card{padding:.9rem .9rem}.bars{grid-template-columns:1fr}
 .bar{display:grid;grid-template-columns:1fr auto;gap:.15rem .8rem}.bar .track{grid-column:1/-1;grid-row:2}
 dl{grid-template-columns:minmax(5rem,40%) minmax(0,1fr)}}

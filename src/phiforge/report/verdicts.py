@@ -123,17 +123,13 @@ def _found(experiment: Experiment, family: list[dict[str, Any]], verdict: str, d
     if not found:
         return ""
     against, metric = short(found[0].get("against") or experiment.baseline), words(experiment.metric)
-    if len(found) == 1:
-        c = found[0]
-        mean = number_of(c.get("mean"))
-        begin = f"{short(c.get('arm'))} is {verdict} than {against}"
-        if mean is None:
-            return f"{begin}."
-        side = "lower" if mean < 0 else "higher"
-        within = f" (95 % interval {between(c, digits)})" if interval_of(c) else ""
-        return f"{begin}: its {metric} is {abs(mean):.{digits}f} {side} on average over {some(count_of(c), 'paired seed')}{within}."
-    names = [f"{short(c.get('arm'), 30)} ({signed(number_of(c.get('mean')), digits)})" for c in found]
-    return f"{listed(names)} are {verdict} than {against} in {metric}."
+    which = "lower" if experiment.lower_is_better else "higher"
+    said = []
+    for c in found:
+        within = f"95 % interval {between(c, digits)}, " if interval_of(c) and len(found) <= 2 else ""
+        pairs = f" ({within}{some(count_of(c), 'paired seed')})" if len(found) <= 2 else ""
+        said.append(f"{short(c.get('arm'), 30)} {signed(number_of(c.get('mean')), digits)}{pairs}")
+    return f"{verdict.capitalize()} than {against} in {metric} ({which} is better): {listed(said)}."
 
 
 def _nothing(experiment: Experiment, family: list[dict[str, Any]], digits: int) -> str:
@@ -141,12 +137,12 @@ def _nothing(experiment: Experiment, family: list[dict[str, Any]], digits: int) 
     if not found:
         return ""
     against, names = short(found[0].get("against") or experiment.baseline), [short(c.get("arm"), 30) for c in found]
-    begin = f"No difference from {against} could be detected for {listed(names)}"
+    begin = f"No detectable difference from {against}: {listed(names)}"
     least = [value for c in found if (value := number_of(c.get("minimum_detectable"))) is not None]
     if not least:
         return f"{begin}."
     size = f"{max(least):.{max(digits, decimals([max(least)]))}f}"
-    return f"{begin}; one below about {size} in {words(experiment.metric)} would mostly go unnoticed with this many seeds."
+    return f"{begin}; a true difference below about {size} in {words(experiment.metric)} would mostly go unnoticed with this many seeds."
 
 
 def _few(experiment: Experiment, family: list[dict[str, Any]]) -> str:
@@ -154,10 +150,10 @@ def _few(experiment: Experiment, family: list[dict[str, Any]]) -> str:
     if not found:
         return ""
     names = [f"{short(c.get('arm'), 30)} ({some(count_of(c), 'pair')})" for c in found]
+    least = [int(value) for c in found if (value := number_of(c.get("least_pairs"))) is not None]
     m = int(number_of(experiment.data.get("family_size")) or len(family))
-    return (
-        f"Too few seeds to say anything of {listed(names)}: no outcome of so few can reach the level that {some(m, 'comparison')} ask for."
-    )
+    needed = f"fewer than {max(least)} pairs can't" if least else "so few can't"
+    return f"Too few seeds to say: {listed(names)}; {needed} decide {'a' if m == 1 else f'one of {m:,}'} comparison{'s' if m > 1 else ''}."
 
 
 def conclusion(experiment: Experiment, comparison: dict[str, Any], digits: int) -> str:
@@ -185,4 +181,7 @@ def what_would_change(experiment: Experiment, comparison: dict[str, Any], digits
         parts.append(f"a difference of the size measured ({signed(mean, digits)}) would need more than {MOST_SEEDS:,} pairs")
     elif needed is not None:
         parts.append("a true difference of the size measured would usually have been found")
+    least_pairs = number_of(comparison.get("least_pairs"))
+    if verdict == FEW and least_pairs is not None:
+        parts.insert(0, f"At least {number(int(least_pairs))} pairs; there {'is' if n == 1 else 'are'} {n}")
     return "; ".join(parts) + "." if parts else "More paired seeds."
