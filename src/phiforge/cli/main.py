@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from phiforge.cli import chat, data, doctor, export, plan, quickstart, run, runs, schema, serve, stages
+from phiforge.cli import chat, data, doctor, export, plan, quickstart, report, run, runs, schema, serve, stages
 from phiforge.core import console, hardware
 from phiforge.core.errors import PhiforgeError
 
@@ -40,6 +40,7 @@ app.add_typer(export.export, name="export", rich_help_panel=SHARE)
 app.command("chat", rich_help_panel=SHARE)(chat.chat)
 app.command("serve", rich_help_panel=SHARE)(serve.serve)
 app.add_typer(runs.runs, name="runs", rich_help_panel=LOOK)
+app.command("report", rich_help_panel=LOOK)(report.report)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
 app.command("schema", rich_help_panel=LOOK)(schema.schema)
 

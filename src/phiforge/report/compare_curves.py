@@ -84,11 +84,12 @@ def _away(x: Experiment, baseline: Arm, axis: Axis) -> list[tuple[Arm, Trajector
 
 def _small(x: Experiment, away: Sequence[tuple[Arm, Trajectory]], axis: Axis) -> Markup:
     """Each arm's difference in a chart of its own."""
-    made = [
-        figure(Chart("difference", "", (_series(arm, t, band=True),), x_label=axis, legend=False, zero=True), marked(arm, arm.name))
-        for arm, t in away
-    ]
-    head = tag("p", f"Difference from {short(x.baseline, 30)}, mean over pairs with 95 % interval:", klass="note")
+    edges = [np.concatenate([edge for edge in (t.mean, t.low, t.high) if edge is not None]) for _, t in away]
+    low, high = min(0.0, *(e.min() for e in edges)), max(0.0, *(e.max() for e in edges))
+    pad = 0.05 * (high - low) or 1.0
+    look: dict[str, Any] = {"x_label": axis, "legend": False, "zero": True, "width": 3.5, "height": 2.1, "span": (low - pad, high + pad)}
+    made = [figure(Chart("difference", "", (_series(arm, t, band=True),), **look), marked(arm, arm.name)) for arm, t in away]
+    head = tag("p", f"Difference from {short(x.baseline, 30)}, mean over pairs with 95 % interval, one scale for all:", klass="tag")
     return join([head, tag("div", join(made), klass="grid small")])
 
 

@@ -208,13 +208,19 @@ def tuning(x: Experiment) -> Markup:
     """What was tried before, for each arm alike."""
     rows = []
     for arm in x.arms:
-        for tried in arm.tuning:
+        for nth, tried in enumerate(arm.tuning):
             settings = tried.get("settings")
             values = [v for v in (number_of(v) for v in tried.get("values") or []) if v is not None]
             chosen = badge("chosen", "good") if arm.tuned and settings == arm.tuned else Markup("")
             said = _settings(settings if isinstance(settings, dict) else {})
             rows.append(
-                [marked(arm, arm.name), said, number(number_of(tried.get("mean"))), ", ".join(number(v) for v in values[:8]), chosen]
+                [
+                    "" if nth else marked(arm, arm.name),
+                    said,
+                    number(number_of(tried.get("mean"))),
+                    ", ".join(number(v) for v in values[:8]),
+                    chosen,
+                ]
             )
     note = "Each arm at its best: settings were chosen on other seeds than those that decide."
     return card("Tuning", labelled(["arm", "tried", f"mean {words(x.metric)}", "values", ""], rows), note=note) if rows else Markup("")

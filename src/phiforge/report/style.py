@@ -79,7 +79,7 @@ footer{color:var(--muted);font-size:.84rem;margin-top:1.6rem}
 .legend{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;font-size:.88rem;margin:.2rem 0 .9rem;padding:0;list-style:none}
 .legend li{display:flex;align-items:center;gap:.45rem;min-width:0}.legend svg{flex:none;width:1.7rem;height:.7rem}
 .mark{display:inline-block;width:.7rem;height:.7rem;border-radius:50%;flex:none;margin-right:.45rem;vertical-align:-.03rem}
-.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,15.5rem),1fr))}
+.grid figure{max-width:40rem}.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,15.5rem),1fr))}
 .strips{display:grid;grid-template-columns:minmax(6rem,max-content) minmax(0,1fr) minmax(11rem,max-content);gap:0 1.1rem;align-items:center;
 font-size:.92rem}
 .strips .row{display:contents}.strips .l{max-width:17rem;padding:.2rem 0}.strips .v{font-variant-numeric:tabular-nums;font-size:.86rem}
@@ -89,8 +89,9 @@ font-size:.92rem}
 table.v th{white-space:normal;overflow-wrap:normal;vertical-align:bottom}table.v td{vertical-align:middle}td.w,.badge{white-space:nowrap}
 table.v td{min-width:3rem}.after{margin:.9rem 0 0}.after p{margin:.2rem 0}.lead+.note{margin-top:.6rem}.card.heed{border-color:var(--warn)}
 h3 .mark{vertical-align:0}
-@media(max-width:640px){.badge{white-space:normal}table.keep td:first-child,table.keep th:first-child{position:sticky;left:0;
-background:var(--card);max-width:9rem;min-width:5.5rem}
+@media(max-width:640px){.badge{white-space:normal}table.keep td,table.keep th{padding-right:.55rem}
+table.keep td:first-child,table.keep th:first-child{position:sticky;left:0;
+background:var(--card);max-width:8rem;min-width:5.5rem}
 .strips{grid-template-columns:1fr;gap:0}.strips .row{display:block;margin-bottom:.55rem}.strips .l{max-width:none}
 table.stack thead{display:none}table.stack,table.stack tbody,table.stack tr{display:block}table.stack td{display:grid;max-width:none;
 grid-template-columns:minmax(8.2rem,38%) minmax(0,1fr);gap:.8rem;border:0;padding:.16rem 0;justify-items:start;

@@ -58,7 +58,9 @@ class Chart:
     borders: tuple[tuple[float, str], ...] = field(default=())
     legend: bool = True
     zero: bool = False  # a line at zero: the chart is of differences
-    height: float = 2.7  # inches
+    width: float = _WIDTH  # inches
+    height: float = 2.7
+    span: tuple[float, float] | None = None  # ends of the y axis, where several charts share one
 
 
 def look(index: int) -> tuple[str, tuple[float, ...]]:
@@ -83,7 +85,7 @@ def draw(chart: Chart) -> Markup:
         "text.parse_math": False,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, chart.height), dpi=72, layout="constrained")
+        figure = Figure(figsize=(chart.width, chart.height), dpi=72, layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         _dress(axes)
@@ -95,6 +97,8 @@ def draw(chart: Chart) -> Markup:
         _borders(axes, chart)
         if _wide_range(chart):
             axes.set_yscale("log")
+        if chart.span:
+            axes.set_ylim(*chart.span)
         _ticks(axes, chart)
         if chart.legend and len(chart.series) > 1:
             axes.legend(frameon=False, labelcolor=_MUTED, fontsize=10, loc="best", handlelength=1.4)
@@ -127,7 +131,7 @@ def _line(axes: Any, series: Series, index: int) -> None:
         axes.plot(*_thin(x, y), color=colour, alpha=0.28, linewidth=0.8)
         step = max(1, len(x) // _MOST_POINTS)
         x, y = x[::step], _smooth(y)[::step]
-    more: dict[str, Any] = {"marker": "o", "markersize": 3} if len(x) <= 30 and not series.stairs else {}
+    more: dict[str, Any] = {"marker": "o", "markersize": 3} if len(x) <= 30 and not series.stairs and series.look is None else {}
     more |= {"drawstyle": "steps-post"} if series.stairs else {}
     more |= {"linestyle": (0, dashes)} if dashes else {}
     x, y = _thin(x, y)
@@ -191,7 +195,9 @@ def _wide_range(chart: Chart) -> bool:
 def _ticks(axes: Any, chart: Chart) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=chart.x_label in ("step", "tokens"), steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(5 if chart.width > 4 else 3, integer=chart.x_label in ("step", "tokens"), steps=[1, 2, 2.5, 5, 10])
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value) if value == int(value) else value)))
     axes.set_xlabel(chart.x_label, color=_MUTED, fontsize=9.5, loc="right", labelpad=2)
     if axes.get_yscale() == "linear":

@@ -1,0 +1,65 @@
+"""`phiforge report`: draws the page of a run or of a comparison anew, from its folder."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phiforge.cli.stages import Json
+from phiforge.core import console
+from phiforge.core.errors import ConfigError, RunError
+
+Folder = Annotated[Path, typer.Argument(metavar="RUN|EXPERIMENT", help="A run folder, or the folder of a comparison.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print it as Markdown on stdout instead of writing the page.")]
+File = Annotated[Path | None, typer.Option("--out", help="File to write to (default: report.html in the folder).", show_default=False)]
+
+
+def report(folder: Folder, markdown: Markdown = False, out: File = None, json: Json = False) -> None:
+    """Draw the report of a run or of a comparison: one HTML file that loads nothing, or Markdown.
+
+    Example: phiforge report runs/phi-tiny --markdown > README.md
+    """
+    from phiforge.core import atomic
+    from phiforge.core.runs import Run
+    from phiforge.report.compare import comparison_markdown, comparison_page, render_comparison
+    from phiforge.report.experiment import is_experiment, read_experiment
+    from phiforge.report.markdown import run_markdown
+    from phiforge.report.run import render_run, run_page
+    from phiforge.report.verdicts import headline
+
+    compared = is_experiment(folder) or (not Run.is_run(folder) and (folder / "experiment.yaml").is_file())
+    if not compared and not Run.is_run(folder) and (inside := Run.inside(folder, with_model=False)):
+        raise RunError(f"{folder}: is neither a run nor a comparison", fix=f"it holds {', '.join(inside[:6])}")
+    if markdown and json:
+        raise ConfigError("--markdown and --json both ask for stdout", fix="give one of them")
+    if markdown:
+        text = comparison_markdown(folder) if compared else run_markdown(folder)
+        if out is None:
+            typer.echo(text, nl=False)
+            return
+        atomic.write_text(_file(out), text)
+        target = out
+    elif out is not None:
+        atomic.write_text(_file(out), comparison_page(folder) if compared else run_page(folder))
+        target = out
+    else:
+        target = render_comparison(folder) if compared else render_run(folder)
+    if json:
+        found = {"kind": "comparison" if compared else "run", "path": str(target)}
+        if compared:
+            found["headline"] = headline(read_experiment(folder))
+        typer.echo(json_module.dumps(found, ensure_ascii=False))
+    else:
+        console.say(f"wrote {target}", whole=True)
+
+
+def _file(out: Path) -> Path:
+    """`out`, where it can be a file. Raises ConfigError."""
+    if out.is_dir():
+        raise ConfigError(f"{out}: is a folder", fix=f"--out {out / 'report.html'}")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out.parent}: does not exist", fix="make that folder first")
+    return out
