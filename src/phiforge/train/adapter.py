@@ -145,6 +145,7 @@ class TrainerAdapter(transformers.Trainer):
         self.muon_learning_rate = muon_learning_rate
         self.micro_rows, self.keep_best, self.in_force = micro_rows, keep_best, in_force
         self.cpu_seconds, self._cpu_began = 0.0, time.process_time()
+        self.peak_memory_bytes = 0
         self.resumed_from: list[int] = []
         self._extra: dict[str, Any] = {}
         super().__init__(model=model, args=args, callbacks=callbacks, eval_dataset=[])  # not None: Trainer insists on one

@@ -28,8 +28,9 @@ from phiforge.train.chat_format import ChatFormat, chat_format
 from phiforge.train.chat_rows import ChatRows, ChatSet, facts, load
 from phiforge.train.chat_scores import Answerer, HeldOut, evenly
 from phiforge.train.finetune_config import FinetuneConfig
-from phiforge.train.loop import choose_weights, plan_course, stream_of, train_to_end
+from phiforge.train.loop import choose_weights, costs, plan_course, stream_of, train_to_end
 from phiforge.train.pretrain import save_model
+from phiforge.train.streams import arrays_digest, record_streams
 from phiforge.train.trainer import StreamTrainer
 
 REPORT = "data.json"
@@ -158,6 +159,15 @@ def prepare(
 ) -> ChatTrainer:
     """The trainer, with every open setting settled and recorded."""
     stream = stream_of(config, lambda epoch: rows, len(rows))
+    record_streams(
+        config,
+        model,
+        stream,
+        run,
+        train_text=arrays_digest(example.ids for example in chats.train),
+        validation_text=arrays_digest(example.ids for example in chats.validation) if chats.validation else None,
+        tokenizer=form.tokenizer.fingerprint,
+    )
     course = plan_course(config, model, stream, chats.context_length, run)
     steps = course.timetable.steps
     if steps < FEW_STEPS:
@@ -175,11 +185,10 @@ def prepare(
 
 def finish(trainer: ChatTrainer, config: FinetuneConfig, form: ChatFormat, chats: ChatSet, run: RunWriter) -> dict[str, Any]:
     """Choose the weights, measure them on held-out answers, let the model answer, write `model/`."""
-    steps, model = trainer.state.global_step, trainer.network
+    model = trainer.network
     metrics: dict[str, Any] = {
-        "steps": steps,
+        **costs(trainer, chats.context_length),
         "model_step": choose_weights(trainer, config, run),
-        "tokens": trainer.stream.rows_before(steps) * chats.context_length,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     lines = list(read_jsonl(run.path / METRICS))

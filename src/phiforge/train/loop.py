@@ -20,7 +20,9 @@ from phiforge.train.adapter import training_arguments
 from phiforge.train.batches import RowSource, TrainStream
 from phiforge.train.callbacks import SAMPLES, EarlyWords, RecordMetrics, ShowProgress, StopWhenAsked
 from phiforge.train.config import TrainConfig
+from phiforge.train.focus import focus_phases
 from phiforge.train.interrupt import graceful
+from phiforge.train.memory import PeakMemory
 from phiforge.train.probe import Settled, micro_rows, settle
 from phiforge.train.regularization import Dropouts, Regularize, set_dropout
 from phiforge.train.timetables import timetable_of, warmup_of
@@ -125,6 +127,7 @@ def plan_course(config: TrainConfig, model: nn.Module, stream: TrainStream, leng
             "rows in one forward pass, by the memory that a pass was seen to keep; a larger step is cut",
         )
         stream.plan = plan
+    focus_phases(plan, stream, model, run, seed=config.seed)
     total = plan.steps
     every = {
         "eval_steps": config.eval_steps or max(1, total // 10),
@@ -181,6 +184,7 @@ def train_to_end(
         run.truncate(name, step if checkpoint else -1)
     if checkpoint:
         run.log(f"going on from step {step:,}")
+    memory = PeakMemory()
     seconds = max((line.get("seconds", 0.0) for line in read_jsonl(run.path / METRICS)), default=0.0)
     total = trainer.args.max_steps
     with graceful() as stop, console.progress("training", total) as bar:
@@ -196,11 +200,27 @@ def train_to_end(
             trainer.train_from(checkpoint)
         elif checkpoint:
             trainer.load_finished(checkpoint)
+    trainer.peak_memory_bytes = max(trainer.peak_memory_bytes, memory.read())
     if stop and trainer.state.global_step < total:
         raise Interrupted(
             f"{run.path}: stopped by {stop.asked} at step {trainer.state.global_step:,} of {total:,}; a checkpoint is saved",
             fix="the same command with --resume goes on from there",
         )
+
+
+def costs(trainer: StreamTrainer, length: int) -> dict[str, Any]:
+    """Final metrics of every training run: steps, tokens, and what they cost. length: tokens in a row.
+
+    cpu_seconds: of all threads of this process, from the first step to the last, evaluations on the way included. peak_memory_bytes: of
+    the process (on a GPU: of its tensors there) while it trained.
+    """
+    steps = trainer.state.global_step
+    return {
+        "steps": steps,
+        "tokens": trainer.stream.rows_before(steps) * length,
+        "cpu_seconds": round(trainer.cpu_seconds, 3),
+        "peak_memory_bytes": trainer.peak_memory_bytes,
+    }
 
 
 def choose_weights(trainer: StreamTrainer, config: TrainConfig, run: RunWriter) -> int:

@@ -28,8 +28,9 @@ from phiforge.models.sizes import human_count, resolve
 from phiforge.train import checkpoints
 from phiforge.train.adapter import quiet, require_reporters
 from phiforge.train.config import PretrainConfig
-from phiforge.train.loop import choose_weights, plan_course, stream_of, train_to_end
+from phiforge.train.loop import choose_weights, costs, plan_course, stream_of, train_to_end
 from phiforge.train.speak import Speaker
+from phiforge.train.streams import record_streams
 from phiforge.train.trainer import StreamTrainer, Validation
 
 
@@ -124,6 +125,15 @@ def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, leng
         return Rows(corpus.train, length, offset=offset)
 
     stream = stream_of(config, rows_of, n)
+    record_streams(
+        config,
+        model,
+        stream,
+        run,
+        train_text=corpus.train.key,
+        validation_text=corpus.validation.key,
+        tokenizer=corpus.tokenizer.fingerprint,
+    )
     course = plan_course(config, model, stream, length, run)
     validation = Validation(
         packed=corpus.validation,
@@ -141,11 +151,9 @@ def _finish(
     trainer: StreamTrainer, config: PretrainConfig, parents: dict[str, Run], corpus: Corpus, length: int, run: RunWriter
 ) -> dict[str, Any]:
     """Choose the weights, measure them on the whole validation split, write `model/`."""
-    last_step = trainer.state.global_step
     metrics: dict[str, Any] = {
-        "steps": last_step,
+        **costs(trainer, length),
         "model_step": choose_weights(trainer, config, run),
-        "tokens": trainer.stream.rows_before(last_step) * length,
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
     }
     losses = [line["loss"] for line in read_jsonl(run.path / METRICS) if "loss" in line]
