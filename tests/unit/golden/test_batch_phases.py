@@ -56,4 +56,4 @@ def test_no_epochs_are_refused(total: float) -> None:
 def test_neither_phase_is_empty(whole: int) -> None:
     border = phase_border(whole)
     assert 1 <= border <= whole - 1
-    assert abs(border - whole * 0.381966011) <= 0.51 or whole <= 2
+    assert abs(border - whole * (3 - 5**0.5) / 2) <= 0.51 or whole <= 2

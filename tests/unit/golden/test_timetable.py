@@ -171,23 +171,15 @@ def test_which_settings_move() -> None:
     assert moving.dropout_at(0) == 0.1, "base_dropout comes before the model's own"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"rows": 0, "base_batch": 8}, "a run over 0 rows"),
-        ({"rows": 9, "base_batch": 0}, "a batch of 0 rows"),
-    ],
-)
-def test_runs_that_are_none(arguments: dict[str, int], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        timetable_of_rows(PhiConfig(), **arguments)
-
-
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match=r"phase2\.batch_size=200 is above max_batch_size=128"):
         timetable_of_steps(PhiConfig(phase2=PhaseConfig(batch_size=200)), steps=10, base_batch=8)
     with pytest.raises(ConfigError, match=r"swings up to 1.5 x 0.7"):
         timetable_of_steps(PhiConfig(phi_dropout_schedule="cyclic", base_dropout=0.7), steps=10, base_batch=8)
+    with pytest.raises(ConfigError, match="a run over 0 rows"):
+        timetable_of_rows(PhiConfig(), rows=0, base_batch=8)
+    with pytest.raises(ConfigError, match="a batch of 0 rows"):
+        timetable_of_rows(PhiConfig(), rows=9, base_batch=0)
     with pytest.raises(ConfigError, match="a run of 0 steps"):
         timetable_of_steps(PhiConfig(), steps=0, base_batch=8)
     with pytest.raises(ValueError, match="'cosin' is not a schedule"):
