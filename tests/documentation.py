@@ -12,6 +12,7 @@ import typer
 
 from phiforge.cli.main import app
 from phiforge.core.config import ALIASES, Config, config_type
+from phiforge.lab.experiment import Experiment, experiment_names, load_experiment
 from phiforge.recipes.recipe import load_recipe, recipe_names
 from phiforge.recipes.registry import STAGES
 
@@ -28,6 +29,7 @@ def pages() -> str:
         "## Recipes\n",
         "| name | what it does |\n|---|---|",
         *(f"| `{name}` | {load_recipe(name).description} |" for name in recipe_names()),
+        *_experiments(),
         "\n## Settings of each stage\n",
         *(_settings(name, stage.about, stage.config) for name, stage in STAGES.items()),
         "## Other spellings\n\nThe seed documents' names for the same settings are taken too.\n",
@@ -35,6 +37,13 @@ def pages() -> str:
         *(f"| `{alias}` | `{name}` |" for alias, name in ALIASES.items()),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _experiments() -> list[str]:
+    about = "what `phiforge compare FILE.yaml` reads; a key that is none of these is a setting of the recipe, under `base`"
+    rows = [f"| `{name}` | {load_experiment(name).description} |" for name in experiment_names()]
+    shipped = ["\n## Experiments\n", "| name | what it asks |\n|---|---|", *rows] if rows else []
+    return [*shipped, "\n## An experiment\n", _settings("experiment", about, Experiment)]
 
 
 def _verbs(command: Any, path: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from phiforge.cli import chat, data, doctor, export, plan, quickstart, report, run, runs, schema, serve, stages
+from phiforge.cli import chat, compare, data, doctor, export, plan, quickstart, report, run, runs, schema, serve, stages
 from phiforge.core import console, hardware
 from phiforge.core.errors import PhiforgeError
 
@@ -31,6 +31,7 @@ START, TRAIN, SHARE, LOOK = "Start here", "One stage at a time", "Use the model"
 app.command("quickstart", rich_help_panel=START, context_settings=stages.OPEN)(quickstart.quickstart)
 app.command("plan", rich_help_panel=START, context_settings=stages.OPEN)(plan.plan)
 app.command("run", rich_help_panel=START, context_settings=stages.OPEN)(run.run)
+app.command("compare", rich_help_panel=START, context_settings=stages.OPEN)(compare.compare)
 app.add_typer(data.data, name="data", rich_help_panel=TRAIN)
 app.add_typer(data.tokenizer, name="tokenizer", rich_help_panel=TRAIN)
 app.command("pretrain", rich_help_panel=TRAIN, context_settings=stages.OPEN)(stages.pretrain)

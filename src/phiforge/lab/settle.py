@@ -1,0 +1,170 @@
+"""What is settled once for all runs of an experiment, so that arms are alike: the precision, by a short run of the baseline.
+
+The same run tells how fast training is here, and whether the metric that is to decide is reported at all, before hours are spent.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from phiforge.core import atomic, hardware
+from phiforge.core.config import Config, build, load_yaml, nearest, to_data
+from phiforge.core.errors import ConfigError
+from phiforge.core.runs import Run
+from phiforge.lab.arms import LENGTHS, Design, arm_recipe, config_of, trains, trial_recipe
+from phiforge.lab.trials import Task, run_trial
+from phiforge.recipes.recipe import Recipe
+
+SETTLED = "settled.yaml"
+PROBE_STEPS = 6
+# What a training run would do besides training; what a config doesn't have is left out.
+_SPARE: dict[str, Any] = {
+    "max_steps": PROBE_STEPS,
+    "eval_steps": PROBE_STEPS,
+    "save_steps": PROBE_STEPS,
+    "logging_steps": 1,
+    "warmup_steps": 0,
+    "eval_tokens": 1024,
+    "final_eval_tokens": 1024,
+    "load_best_model_at_end": False,
+    "sample_prompts": [],
+    "sample_questions": 0,
+}
+
+
+class Settled(Config):
+    """settled.yaml. earlier_seeds: seed lists that had results before the present one."""
+
+    precision: str | None = None
+    tokens_per_second: float | None = None
+    tokens_per_step: float | None = None
+    parameters: int | None = None
+    metrics: list[str] = []
+    earlier_seeds: list[list[int]] = []
+
+
+def read_settled(out: Path) -> Settled | None:
+    """What was settled when the experiment began; None before."""
+    file = out / SETTLED
+    return build(Settled, load_yaml(file), where=str(file)) if file.is_file() else None
+
+
+def write_settled(out: Path, settled: Settled) -> None:
+    """Keep it."""
+    from phiforge.core.config import to_yaml
+
+    atomic.write_text(out / SETTLED, to_yaml(settled))
+
+
+def settle(design: Design, out: Path) -> Settled:
+    """Probe once, keep the answer. Raises what the baseline's run raises, ConfigError for a metric that it doesn't report."""
+    found = read_settled(out)
+    if found is None:
+        found = _probe(design, out)
+        write_settled(out, found)
+    check_metric(design, found.metrics)
+    return found
+
+
+def check_metric(design: Design, reported: list[str]) -> None:
+    """The deciding metric and those beside it must be numbers that the run reports. Raises ConfigError."""
+    for metric in (design.experiment.metric, *design.experiment.also):
+        if metric not in reported:
+            raise ConfigError(f"{metric!r} is not a metric that {design.measure} reports; {nearest(metric, reported)}")
+
+
+def _probe(design: Design, out: Path) -> Settled:
+    folder = out / "probe"
+    shutil.rmtree(folder, ignore_errors=True)
+    recipe = _short(trial_recipe(arm_recipe(design, design.baseline.settings, seed=0), design, out / "shared"))
+    run_trial(Task(arm=design.baseline.name, seed=0, recipe=recipe.model_dump(mode="json"), folder=str(folder)))
+    measured = Run.open(folder)
+    trained = measured if design.step == design.measure else Run.open(folder / design.step)
+    lines = [line for line in trained.metrics() if line.get("tokens_per_second")]
+    final = trained.manifest.metrics
+    steps = final.get("steps") or PROBE_STEPS
+    asked = trained.config.get("precision", "auto")
+    settled = Settled(
+        precision=trained.manifest.decisions.get("precision") if asked == "auto" else asked,
+        tokens_per_second=lines[-1]["tokens_per_second"] if lines else None,
+        tokens_per_step=final["tokens"] / steps if final.get("tokens") else None,
+        parameters=final.get("parameters"),
+        metrics=sorted(
+            {name for name, value in measured.manifest.metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+        ),
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return settled
+
+
+def _short(recipe: Recipe) -> Recipe:
+    """The recipe with every training step cut to a few steps."""
+    steps = []
+    for step in recipe.steps:
+        config = dict(step.config)
+        if trains(step.stage):
+            fields = recipe.stage_of(step).config.model_fields
+            config |= dict.fromkeys(LENGTHS) | {key: value for key, value in _SPARE.items() if key in fields}
+        steps.append(step.model_copy(update={"config": config}))
+    return recipe.model_copy(update={"steps": steps})
+
+
+# -- what is to come --------------------------------------------------------------------------------------------------
+
+
+def outlook(design: Design, settled: Settled | None) -> dict[str, Any]:
+    """What the experiment will take: runs, tokens and seconds of one, of all, and disk. None = not known yet."""
+    experiment = design.experiment
+    tune = experiment.tune
+    from phiforge.lab.arms import settings_to_try
+
+    tuning = tune.seeds * sum(len(settings_to_try(design, arm)) for arm in design.arms) if tune else 0
+    seeds = experiment.max_seeds if experiment.until_clear else len(experiment.seeds)
+    runs = len(design.arms) * seeds + tuning + min(experiment.noise_pairs, seeds)
+    settled = settled or Settled()
+    config = to_data(config_of(arm_recipe(design, design.baseline.settings), design.step))
+    tokens = _tokens(config, settled)
+    seconds = config.get("train_seconds")
+    if seconds is None and tokens and settled.tokens_per_second:
+        seconds = tokens / settled.tokens_per_second
+    disk = _disk(design, config, settled.parameters) if settled.parameters else None
+    return {
+        "runs": runs,
+        "at_most": experiment.until_clear,
+        "tuning_runs": tuning,
+        "seeds": seeds,
+        "tokens_per_run": tokens,
+        "seconds_per_run": seconds,
+        "seconds": seconds * runs if seconds else None,
+        "parameters": settled.parameters,
+        "disk_bytes": disk,
+    }
+
+
+def _tokens(config: Mapping[str, Any], settled: Settled) -> int | None:
+    if config.get("max_tokens"):
+        return int(config["max_tokens"])
+    if config.get("max_steps") and settled.tokens_per_step:
+        return round(config["max_steps"] * settled.tokens_per_step)
+    return None
+
+
+_RUN_BYTES = 400_000  # of a trial without its weights: config, log, metrics, samples
+
+
+def _disk(design: Design, config: Mapping[str, Any], parameters: int) -> int:
+    """A model for each arm (or run), the checkpoints of the run that is going on, and the rest of each run."""
+    runs = len(design.arms) * (design.experiment.max_seeds if design.experiment.until_clear else len(design.experiment.seeds))
+    models = runs if design.experiment.keep_models else len(design.arms)
+    kept = (config.get("save_total_limit") or 10) + 2
+    return 4 * parameters * models + 12 * parameters * kept + _RUN_BYTES * runs
+
+
+def preflight(design: Design, settled: Settled, out: Path, jobs: int) -> None:
+    """Raise PreflightError when the runs won't fit on the disk."""
+    need = outlook(design, settled)["disk_bytes"]
+    if need:
+        hardware.preflight_disk(out, need * max(1, jobs) if jobs > 1 else need)

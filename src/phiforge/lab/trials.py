@@ -1,0 +1,227 @@
+"""One trial: an arm with one seed, as a run folder; what it left is read from there, so that it is the same whoever ran it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phiforge.core import atomic, console
+from phiforge.core.config import Config, build, nearest, to_data
+from phiforge.core.errors import ConfigError, RunError
+from phiforge.core.runs import MANIFEST, Run
+from phiforge.recipes.recipe import Recipe
+from phiforge.recipes.runner import run_recipe
+
+# Numbers of a run that a report compares besides the metric, where the run has them.
+KEPT = ("steps", "tokens", "seconds", "cpu_seconds", "peak_memory_bytes", "parameters", "model_step", "loss", "spikes", "grad_norm")
+_WINDOW = 10  # logged losses that a spike is measured against
+_WIDE, _TALL = 6.0, 0.05  # a spike is above their median by 6 robust standard deviations and by 5 %
+_MAD = 1.4826  # median absolute deviation -> standard deviation, for normal values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A trial to run. Plain data, so that it can travel: a recipe of the trial's own steps, its folder, and what to keep of it."""
+
+    arm: str
+    seed: int
+    recipe: dict[str, Any]
+    folder: str
+    keep_model: bool = False
+
+
+def run_trial(task: Task) -> str:
+    """Run it, or go on with it, in its folder; the last step's run is the folder itself. Returns the folder.
+
+    Checkpoints go when it is done, and the model unless it is kept. Raises what the run raises; run.json then says so too.
+    """
+    import torch
+
+    torch.set_num_threads(1)  # before anything is probed: the probes are to see what the run will have
+    folder = Path(task.folder)
+    with _quiet():
+        runs = run_recipe(build(Recipe, task.recipe, where=f"arm {task.arm}"), folder, resume=True, main_in_place=True, draw=False)
+    for run in runs.values():
+        drop_weights(run, keep_model=task.keep_model)
+    return task.folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A trial's own lines are in its log.txt; the terminal shows the comparison."""
+    before, console.console.quiet = console.console.quiet, True
+    try:
+        yield
+    finally:
+        console.console.quiet = before
+
+
+def drop_weights(run: Run, *, keep_model: bool) -> None:
+    """Remove checkpoints, and the model unless it is kept, from a finished run. Its run.json then names what is left."""
+    manifest = Run.open(run.path).manifest  # what is on disk: an earlier drop may have been cut short
+    gone = [name for name in manifest.artefacts if name.split("/")[0] == "model"] if not keep_model else []
+    if gone:
+        manifest.artefacts = {name: made for name, made in manifest.artefacts.items() if name not in gone}
+        atomic.write_json(run.path / MANIFEST, manifest.model_dump(mode="json"))
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    if not keep_model:
+        shutil.rmtree(run.path / "model", ignore_errors=True)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """An evaluation on the way."""
+
+    step: int
+    tokens: float
+    seconds: float
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a trial. status: complete, failed, interrupted, missing or invalid; value: the metric, where complete."""
+
+    arm: str
+    seed: int | str
+    status: str
+    folder: Path | None = None
+    value: float | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    seconds: float | None = None
+    points: tuple[Point, ...] = ()
+    streams: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has a value that counts."""
+        return self.status == "complete"
+
+    @property
+    def over(self) -> bool:
+        """Whether running it again would change nothing: it is done, or it failed by itself."""
+        return self.status in ("complete", "failed", "invalid")
+
+
+def read_trial(folder: Path, *, arm: str, seed: int | str, metric: str, also: Iterable[str] = ()) -> Outcome:
+    """The outcome that lies in a trial's folder; `missing` where there is none. Never raises for what a run may be."""
+    base: dict[str, Any] = {"arm": arm, "seed": seed, "folder": folder}
+    if not Run.is_run(folder):
+        return Outcome(**base, status="missing")
+    try:
+        run = Run.open(folder)
+        settings = run.config
+    except RunError as error:
+        return Outcome(**base, status="missing", error=str(error))
+    lines = run.metrics()
+    base |= {
+        "seconds": run.manifest.seconds,
+        "metrics": kept_metrics(run.manifest.metrics, lines, (metric, *also)),
+        "points": curve(lines, metric),
+        "streams": run.manifest.decisions.get("streams") or {},
+        "settings": settings,
+    }
+    if run.status != "complete":
+        status = "failed" if run.status == "failed" else "interrupted"
+        return Outcome(**base, status=status, error=run.manifest.error)
+    value = run.manifest.metrics.get(metric)
+    if value is None:
+        return Outcome(**base, status="invalid", error=f"has no {metric}; {nearest(metric, run.manifest.metrics)}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return Outcome(**base, status="failed", error=f"{metric} is {value}")
+    return Outcome(**base, status="complete", value=float(value))
+
+
+def kept_metrics(final: Mapping[str, Any], lines: list[dict[str, Any]], wanted: Iterable[str]) -> dict[str, Any]:
+    """The numbers of a run that are compared: final metrics, the clock of training, spikes, the mean gradient norm."""
+    losses = [line["loss"] for line in lines if "loss" in line]
+    norms = [line["grad_norm"] for line in lines if isinstance(line.get("grad_norm"), int | float)]
+    found = {
+        "seconds": max((line.get("seconds", 0.0) for line in lines), default=None),
+        "spikes": spikes(losses),
+        "grad_norm": statistics.fmean(norms) if norms else None,
+        **{name: value for name, value in final.items() if name.startswith("eval_") or name in KEPT},
+        **{name: final.get(name) for name in wanted},
+    }
+    return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def curve(lines: Iterable[Mapping[str, Any]], metric: str) -> tuple[Point, ...]:
+    """The evaluations on the way that tell the metric."""
+    return tuple(
+        Point(
+            step=int(line.get("step", 0)),
+            tokens=float(line.get("tokens", 0)),
+            seconds=float(line.get("seconds", 0.0)),
+            value=float(line[metric]),
+        )
+        for line in lines
+        if isinstance(line.get(metric), int | float) and math.isfinite(line[metric])
+    )
+
+
+def spikes(losses: Iterable[float | None]) -> int:
+    """How many times the logged training loss jumped: above the median of the ten lines before by 6 of their robust standard
+    deviations and by 5 %. A jump that lasts counts once; a loss that is no number is one.
+
+    >>> spikes([3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4, 2.3, 2.2, 2.1, 9.0, 8.0, 2.1])
+    1
+    """
+    count, high = 0, False
+    calm: list[float] = []
+    for loss in losses:
+        if loss is None or not math.isfinite(loss):
+            jumped = True
+        elif len(calm) < _WINDOW // 2:
+            jumped = False
+        else:
+            before = calm[-_WINDOW:]
+            middle = statistics.median(before)
+            spread = _MAD * statistics.median(abs(value - middle) for value in before)
+            jumped = loss > middle + max(_WIDE * spread, _TALL * abs(middle))
+        count += jumped and not high
+        high = jumped
+        if not jumped and loss is not None:
+            calm.append(loss)
+    return count
+
+
+def refuse_other(task: Task) -> None:
+    """A folder that holds a run with other settings, or made from other data, is not this trial. Raises ConfigError.
+
+    Keys that the older run doesn't know count as their defaults.
+    """
+    folder = Path(task.folder)
+    if not Run.is_run(folder):
+        return
+    run, who = Run.open(folder), f"{task.arm}, seed {task.seed}"
+    recipe = build(Recipe, task.recipe, where=f"arm {task.arm}")
+    step = recipe.steps[-1]
+    config = build(recipe.stage_of(step).config, step.config, where=who)
+    defaults = {name: info.get_default(call_default_factory=True) for name, info in type(config).model_fields.items()}
+    old = run.config
+    for key, value in to_data(config).items():
+        default = defaults[key]
+        before = old[key] if key in old else to_data(default) if isinstance(default, Config) else default
+        if _grown(before, value) != value:
+            raise ConfigError(f"{folder}: {who} was run with another {key}", fix="choose another --out for what has changed")
+    for role, parent in step.parents.items():
+        was = run.manifest.parents.get(role)
+        if was and Run.is_run(parent) and Run.open(parent).fingerprint != was.fingerprint:
+            raise ConfigError(f"{folder}: {who} was made from other {role} than {parent} holds now", fix="choose another --out")
+
+
+def _grown(old: Any, new: Any) -> Any:
+    """An older nested config with the keys that have come since."""
+    return {**new, **old} if isinstance(old, dict) and isinstance(new, dict) else old
