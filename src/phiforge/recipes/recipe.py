@@ -94,9 +94,11 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """A recipe from a file (`*.yaml`, `*.yml`) or by its shipped name. Raises ConfigError."""
+    """A recipe from a file (`*.yaml`, `*.yml`) or by its shipped name; a family's name alone is its `tiny`. Raises ConfigError."""
     if name.endswith((".yaml", ".yml")):
         return build(Recipe, load_yaml(Path(name)), where=name)
+    if f"{name}/tiny" in recipe_names():
+        name = f"{name}/tiny"
     if name not in recipe_names():
         if os.path.exists(name):  # noqa: PTH110 - Path's raises on what is too long for a name
             raise ConfigError(f"{name}: is no recipe (NAME or FILE.yaml)", fix=f"text is given as data={name}")
