@@ -58,9 +58,9 @@ def read_state(path: Path) -> Reading:
     named = split_name(run_name(folder))[1]
     reading = Reading(path=path, kind="transformers", name=run_name(folder), lines=_dicts(history), named_seed=named)
     reading.seed = seed if noted else named
-    if numeric(done) and numeric(planned) and 0 < done < planned and not _was_told_to_stop(state):
+    if isinstance(done, int) and isinstance(planned, int) and 0 < done < planned and not _was_told_to_stop(state):
         reading.status, reading.cut_at = "interrupted", float(done)
-        reading.error = f"at step {done:g} of {planned:g}"
+        reading.error = f"stopped at step {done} of {planned}"
     reading.seconds = next((line["train_runtime"] for line in reversed(reading.lines) if finite(line.get("train_runtime"))), None)
     return reading
 
@@ -69,8 +69,12 @@ def _last_state(folder: Path) -> Path:
     candidates = [file for file in (folder / STATE, *folder.glob(f"checkpoint-*/{STATE}")) if file.is_file()]
     if not candidates:
         raise DataError(f"{folder}: no {STATE} in it or in a checkpoint", fix="give the output folder of transformers' Trainer")
-    steps = [_object(file).get("global_step") for file in candidates]
-    return max(zip(candidates, steps, strict=True), key=lambda pair: pair[1] if numeric(pair[1]) else -1)[0]
+
+    def done(file: Path) -> int:
+        step = _object(file).get("global_step")
+        return step if isinstance(step, int) else -1
+
+    return max(candidates, key=done)
 
 
 def _state_seed(*folders: Path) -> tuple[int | None, bool]:

@@ -26,6 +26,7 @@ _MAGIC = b":W&B"
 _LARGEST = 2_000_000_000
 # Numbers of the fields in wandb_internal.proto.
 _HISTORY, _CONFIG, _RUN, _EXIT = 2, 5, 17, 18
+_RUN_CONFIG, _RUN_NAME = 4, 8
 _AXES = ("step", "_step", "global_step", "epoch", "relative time (process)", "relative time (wall)", "wall time")
 _CHART = re.compile(r"^(?P<run>.+) - (?P<metric>[^-].*?)(?P<bound>__MIN|__MAX)?$")
 
@@ -45,6 +46,8 @@ def read_offline_run(path: Path) -> Reading:
     name, exit_code = path.name, None
     for record in records(file):
         for number, value in fields(record):
+            if not isinstance(value, bytes):
+                continue
             if number == _HISTORY:
                 lines.append(_items(value, 1))
             elif number == _CONFIG:
@@ -53,15 +56,16 @@ def read_offline_run(path: Path) -> Reading:
                 exit_code = dict(fields(value)).get(1, 0)
             elif number == _RUN:
                 run = dict(fields(value))
-                config |= _items(run[4], 1) if isinstance(run.get(4), bytes) else {}
-                name = run[8].decode("utf-8", "replace") if isinstance(run.get(8), bytes) else name
+                settings, shown = run.get(_RUN_CONFIG), run.get(_RUN_NAME)
+                config |= _items(settings, 1) if isinstance(settings, bytes) else {}
+                name = shown.decode("utf-8", "replace") if isinstance(shown, bytes) else name
     reading = Reading(path=path, kind="wandb", name=name, lines=lines, named_seed=split_name(name)[1])
     seed = config.get("seed")
     reading.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else reading.named_seed
     if exit_code is None:
         reading.status, reading.error, reading.cut_at = "interrupted", "stopped before its end", reading.last_step()
     elif exit_code:
-        reading.status, reading.error = "failed", f"exit code {exit_code}"
+        reading.status, reading.error = "failed", f"exit code {exit_code!r}"
     return reading
 
 

@@ -1,0 +1,89 @@
+"""How much of a held-out text a training text holds: whole documents by their content, and passages of words.
+
+Corpora repeat themselves (licences, headings, formulas), so passages are held against what the baseline's own training text has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from phiforge.core.errors import PhiforgeError
+from phiforge.data.prepare import read_split
+
+WORDS = 13  # in a passage: the length at which Brown et al. 2020 (arXiv 2005.14165, appendix C) call a passage shared
+_MOST_HELD, _MOST_READ = 4_000_000, 60_000_000  # characters; a sample of the start where there is more
+_SHARE, _TIMES = 0.02, 2.0  # passages shared: from here it is a leak, and this many times what the baseline's own training text shares
+_LONG = 200  # characters of a document that is more than a phrase
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """documents: held-out ones (of `of`) that are in the training text whole. passages: share of held-out passages in it."""
+
+    documents: int
+    of: int
+    passages: float
+
+    def more_than(self, usual: Leak | None) -> bool:
+        """Whether it is a leak, beyond what is usual between these corpora."""
+        if self.documents > (usual.documents if usual else 0):
+            return True
+        return (
+            self.passages >= _SHARE
+            and (usual is None or self.passages > _TIMES * usual.passages)
+            and (usual is not None or self.passages > 0.5)
+        )
+
+    def __str__(self) -> str:
+        whole = f"{self.documents} of {self.of} held-out documents whole" if self.documents else ""
+        return ", ".join(part for part in (whole, f"{self.passages:.0%} of its passages of {WORDS} words") if part)
+
+
+def leak(train: Path, held: Path) -> Leak | None:
+    """What of `held`'s validation documents is in `train`'s training documents (both data runs); None where either can't be read."""
+    try:
+        documents, passages = _held(held)
+        if not documents and not passages:
+            return None
+        whole: set[bytes] = set()
+        shared: set[int] = set()
+        read = 0
+        for document in read_split(train, "train"):
+            digest = _digest(document.text)
+            if digest in documents:
+                whole.add(digest)
+            if read < _MOST_READ and passages:
+                read += len(document.text)
+                shared.update(passage for passage in _passages(document.text) if passage in passages)
+        return Leak(len(whole), len(documents), len(shared) / len(passages) if passages else 0.0)
+    except PhiforgeError:
+        return None
+
+
+def _held(folder: Path) -> tuple[set[bytes], set[int]]:
+    documents: set[bytes] = set()
+    passages: set[int] = set()
+    read = 0
+    for document in read_split(folder, "validation"):
+        if len(document.text) >= _LONG:
+            documents.add(_digest(document.text))
+        if read < _MOST_HELD:
+            read += len(document.text)
+            passages.update(_passages(document.text))
+    return documents, passages
+
+
+def _digest(text: str) -> bytes:
+    """Of the words alone: blanks and line ends don't make another document."""
+    return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
+
+
+def _passages(text: str) -> Iterator[int]:
+    words = [word.lower() for word in _WORD.findall(text)]
+    for start in range(len(words) - WORDS + 1):
+        yield hash(tuple(words[start : start + WORDS]))
