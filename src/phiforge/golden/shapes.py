@@ -88,7 +88,7 @@ def golden_shape(
     """The golden shape whose true count is nearest to `target`; a proportion that is given stays as it is.
 
     count: (width, depth, heads, mlp width) -> true parameters. usual_aspect: width / depth of published decoders of the size.
-    usual_head: width -> usual width of a head. Among depths, count decides before aspect. Raises ConfigError where no width fits.
+    usual_head: width -> usual width of a head. The count decides before aspect and heads. Raises ConfigError where no width fits.
     """
     aspect, unit = golden_aspect(usual_aspect), golden_multiple(target, multiple)
     best, best_cost = None, math.inf
@@ -96,11 +96,12 @@ def golden_shape(
         if heads and (wide % heads or (wide // heads) % 2):
             continue
         split = heads or golden_heads(wide, wide / usual_head(wide))
+        odd_heads = 0.5 * abs(math.log(split * usual_head(wide) / wide))  # few wide widths split into a Fibonacci number near the usual one
         mlp = mlp_width or golden_mlp(wide, gated=gated, multiple=unit)
         around = wide / aspect
         for deep in [depth] if depth else range(max(1, math.floor(around / PHI)), math.ceil(around * PHI) + 1):
             counted = count(wide, deep, split, mlp)
-            cost = 8 * abs(math.log(counted / target)) + abs(math.log(wide / deep / aspect))
+            cost = 8 * abs(math.log(counted / target)) + abs(math.log(wide / deep / aspect)) + odd_heads
             if cost < best_cost:
                 best, best_cost = GoldenShape(width=wide, depth=deep, heads=split, mlp_width=mlp), cost
         if counted > 8 * target and best is not None:  # every wider one is larger still
@@ -111,11 +112,11 @@ def golden_shape(
 
 
 def phi_taper(base: int, depth: int, *, least: int, multiple: int = 1) -> list[int]:
-    """MLP widths of `depth` layers: max(least, round(base * phi^-i)). Origin; here each is rounded to `multiple`, and never below `least`.
+    """MLP widths of `depth` layers: max(least, round(base * phi^-i)). Origin; here all but the first are rounded to `multiple`.
 
     >>> phi_taper(1024, 5, least=256)
     [1024, 633, 391, 256, 256]
     """
     if base < 1 or depth < 1 or least < 1:
         raise ConfigError(f"a taper of {depth} layers from {base} down to {least} is none", fix="at least 1 of each")
-    return [max(least, round(base * PHI**-i / multiple) * multiple) for i in range(depth)]
+    return [base, *(max(least, round(base * PHI**-i / multiple) * multiple) for i in range(1, depth))]
