@@ -21,18 +21,16 @@ class EngineBackend(BackendBase):
     """A model folder (config.json, safetensors, tokenizer) in this process."""
 
     def __init__(self, folder: Path, *, name: str = "") -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-
         from phiforge.core.hardware import device
         from phiforge.generate.engine import Engine
+        from phiforge.models import decoder
 
         if not (folder / "config.json").is_file():
             raise DataError(f"{folder}: no model in it (config.json is missing)", fix="give a finished run, or a model folder")
         self.name = name or folder.name
         self.tokenizer = Tokenizer.load(folder)
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+            model: Any = decoder.load(folder)
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: the model can't be read: {str(error).splitlines()[0]}") from None
         self.engine = Engine(model.to(device()).eval())

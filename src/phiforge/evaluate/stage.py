@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from phiforge.core import atomic, console, hardware
 from phiforge.core.errors import ConfigError, DataError, PhiforgeError, RunError
@@ -19,6 +18,7 @@ from phiforge.data.tokenizer import Tokenizer
 from phiforge.evaluate.baselines import HELD_OUT_BYTES, Baseline, compare_with, sentence
 from phiforge.evaluate.bits_per_byte import TextScores, TokenLosses, bits_of_bytes, summarize, token_losses
 from phiforge.evaluate.config import EVALUATION, EvaluateConfig
+from phiforge.models import decoder
 from phiforge.models.inspect import count_parameters
 
 SCHEMA_VERSION = 1
@@ -83,7 +83,7 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     """The model (float32, eval mode, on this machine's device) and tokenizer of a model folder. Raises RunError, DataError."""
     if not (folder / "config.json").is_file():
         raise RunError(f"{folder}: no model in it", fix="give a finished run of `phiforge pretrain` or `phiforge finetune`")
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    model: Any = decoder.load(folder)
     return model.to(hardware.device()).eval(), Tokenizer.load(folder)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -89,6 +91,12 @@ def build(shape: DecoderShape, *, seed: int, special_ids: dict[str, int] | None 
         model: PreTrainedModel = CLASSES[type(config)](config)
     if shape.zero_init_residual:
         _zero_residual_writers(model)
+    return model
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """A saved model in float32 on the CPU, from safetensors in `folder` alone. Raises OSError or ValueError where it can't be read."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
     return model
 
 
