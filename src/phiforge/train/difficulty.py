@@ -57,17 +57,6 @@ def difficulties(
     return found
 
 
-def difficulty_ranks(difficulty: np.ndarray) -> np.ndarray:
-    """(n,) int64: 0 for the easiest row, n-1 for the most difficult; of equal ones the earlier row is the easier.
-
-    >>> difficulty_ranks(np.array([2.0, 1.0, 2.0])).tolist()
-    [1, 0, 2]
-    """
-    ranks = np.empty(len(difficulty), np.int64)
-    ranks[np.argsort(difficulty, kind="stable")] = np.arange(len(difficulty))
-    return ranks
-
-
 def shifted_labels(batch: dict[str, Any]) -> np.ndarray:
     """(B, T) the token that each position should predict, -100 for none: `shift_labels`, or `labels` moved by one as transformers does."""
     if "shift_labels" in batch:
@@ -110,6 +99,8 @@ def _loss(model: nn.Module, rows: RowSource, n: int, batch: int) -> np.ndarray:
 
 def _row_losses(model: nn.Module, batch: dict[str, np.ndarray], device: torch.device) -> np.ndarray:
     """(B,) mean loss of each row."""
+    if "input_ids" not in batch:
+        raise ConfigError("difficulty=loss is of single texts, and these rows are pairs", fix="difficulty=unigram or column:NAME")
     labels = torch.from_numpy(np.ascontiguousarray(shifted_labels(batch))).to(device)
     inputs = {
         name: torch.from_numpy(np.ascontiguousarray(batch[name])).to(device)

@@ -11,7 +11,7 @@ import torch
 from phiforge.core.errors import ConfigError, DataError
 from phiforge.models.decoder import build
 from phiforge.models.sizes import DecoderSpec, resolve
-from phiforge.train.difficulty import difficulties, difficulty_ranks
+from phiforge.train.difficulty import difficulties
 
 VOCABULARY, LENGTH = 32, 16
 
@@ -126,11 +126,9 @@ def test_labels_of_transformers_are_moved_by_one() -> None:
         assert np.array_equal(difficulties(kind, Labelled(tokens), 5, model=model), difficulties(kind, Shifted(tokens), 5, model=model))
 
 
-def test_columns_and_ranks() -> None:
+def test_a_column_is_taken_as_it_is() -> None:
     rows = Text(random_rows(4))
     assert difficulties("column:hardness", rows, 4, column=[3, 1, 3, 0]).tolist() == [3.0, 1.0, 3.0, 0.0]
-    assert difficulty_ranks(np.array([3.0, 1.0, 3.0, 0.0])).tolist() == [2, 1, 3, 0]
-    assert difficulty_ranks(np.zeros(0)).tolist() == []
 
 
 @pytest.mark.parametrize(
