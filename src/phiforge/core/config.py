@@ -24,6 +24,7 @@ from phiforge.core.errors import ConfigError
 ALIASES: dict[str, str] = {
     "lr": "learning_rate",
     "base_learning_rate": "learning_rate",
+    "base_weight_decay": "weight_decay",
     "epochs": "num_train_epochs",
     "batch_size": "per_device_train_batch_size",
     "base_batch_size": "per_device_train_batch_size",
@@ -76,7 +77,9 @@ def with_aliases(cls: type[Config], data: Mapping[str, Any], where: str) -> dict
 
 
 def config_type(annotation: Any) -> type[Config] | None:
-    """The Config class inside an annotation such as `Spec`, `Spec | None`; None where there is none."""
+    """The Config class inside an annotation such as `Spec`, `Spec | None`; None where there is none, and for a `dict` of them."""
+    if typing.get_origin(annotation) is dict:  # the keys are a person's, not fields
+        return None
     for candidate in (annotation, *typing.get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, Config):
             return candidate
