@@ -1,4 +1,4 @@
-"""Which rows make which batch: an endless stream that starts at any step at once.
+"""Which rows make which batch: a stream without an end (but a plan's) that starts at any step at once.
 
 Row g of the whole run (g = 0, 1, ...) belongs to epoch g // n and is the (g % n)-th of that epoch's own permutation, so a batch may
 straddle two epochs and no row is dropped. Step s takes rows s*G ... s*G + G - 1 (G = rows in one optimizer step, all processes together);
@@ -135,6 +135,8 @@ class TrainStream:
         step = self.start_step
         while True:
             if self.plan is not None:
+                if self.plan.rows_before(step) == self.plan.rows_before(step + 1):
+                    return
                 yield self.whole(step)
             else:
                 for micro in range(self.accumulation):

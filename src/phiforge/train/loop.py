@@ -127,6 +127,8 @@ def plan_course(config: TrainConfig, model: nn.Module, stream: TrainStream, leng
             "rows in one forward pass, by the memory that a pass was seen to keep; a larger step is cut",
         )
         stream.plan = plan
+    if settled.compiled and plan.schedules_dropout:
+        run.log("each new dropout is compiled anew: a dropout schedule and compile=true make a slow run")
     focus_phases(plan, stream, model, run, seed=config.seed)
     total = plan.steps
     every = {

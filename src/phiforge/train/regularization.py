@@ -19,6 +19,7 @@ from transformers.trainer_callback import TrainerCallback
 
 from phiforge.core.errors import ConfigError
 from phiforge.golden.timetable import Timetable
+from phiforge.optim.groups import decayed_names
 
 # attention_dropout, resid_dropout, dropout, hidden_dropout_prob, attn_pdrop, ...; not layerdrop, which drops whole layers.
 _NAME = re.compile(r"(?:^|_)dropout(?:_p|_prob|_rate)?$|_pdrop$")
@@ -137,11 +138,20 @@ def _wake_lora(model: nn.Module) -> None:
                     layers[name] = nn.Dropout(0.0).train(layer.training)
 
 
-def mark_decayed(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The groups that weight decay applies to: those that had some when this was first called. The mark travels with state_dict."""
-    for group in optimizer.param_groups:
+def mark_decayed(optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> list[dict[str, Any]]:
+    """The groups that weight decay applies to: those that had some when this was first called. The mark travels with state_dict.
+
+    Where no group had any (a run from weight_decay=0), and `model` is given: those that hold its matrices (optim.groups).
+    """
+    groups = optimizer.param_groups
+    if model is not None and not any(group.get("decayed", group.get("weight_decay", 0.0) > 0) for group in groups):
+        named, decayed = dict(model.named_parameters()), decayed_names(model)
+        matrices = {id(parameter) for name, parameter in named.items() if name in decayed}
+        for group in groups:
+            group["decayed"] = any(id(parameter) in matrices for parameter in group["params"])
+    for group in groups:
         group.setdefault("decayed", group.get("weight_decay", 0.0) > 0)
-    return [group for group in optimizer.param_groups if group["decayed"]]
+    return [group for group in groups if group["decayed"]]
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> int:
@@ -170,7 +180,9 @@ class Regularize(TrainerCallback):
         self.timetable, self.dropout, self.weight_decay, self.everywhere = timetable, dropout, weight_decay, everywhere
         self._drop: Callable[[float], None] | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any) -> None:
+        if self.weight_decay:
+            mark_decayed(optimizer, model)
         if self.dropout:
             found = Dropouts(model)
             if not found.live:
