@@ -70,11 +70,11 @@ class TrainConfig(Config):
         default=["none"], description="where metrics go besides the run folder: none, wandb, trackio, tensorboard"
     )
 
-    @field_validator("lr_scheduler_type")
+    @field_validator("lr_scheduler_type", "match_mean_rate")
     @classmethod
-    def _known_schedule(cls, value: str) -> str:
+    def _known_schedule(cls, value: str | None) -> str | None:
         try:
-            return canonical(value)
+            return None if value is None else canonical(value)
         except ConfigError as error:
             raise ValueError(error.what.removeprefix("lr_scheduler_type=")) from None
 
