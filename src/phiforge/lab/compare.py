@@ -6,11 +6,13 @@ Killed at any moment it loses at most the run that was going on; the same comman
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from phiforge.lab.arms import ArmPlan, Design, arm_recipe, chosen, resolve, sett
 from phiforge.lab.controls import add_controls, control_for
 from phiforge.lab.decide import Evidence, assemble, differences, family, pairs_of
 from phiforge.lab.experiment import Experiment, flat
+from phiforge.lab.items import add_items
+from phiforge.lab.poison import apply, check_trials
 from phiforge.lab.settle import Settled, outlook, preflight, read_settled, settle, write_settled
 from phiforge.lab.trials import Outcome, Task, read_trial, refuse_other, run_trial
 from phiforge.recipes.runner import run_recipe
@@ -34,6 +38,7 @@ EXPERIMENT, VERDICT = "experiment.yaml", "verdict.json"
 _ROOM_TO_START = 50_000_000  # bytes of disk without which nothing is begun
 _MAY_CHANGE = {"seeds", "max_seeds", "also", "keep_models"}  # of an experiment that has begun
 _TUNING_SEEDS = 1_000_000  # they start here, where no one counts to
+_SHARE = 20  # verdict.json is rewritten after each run, where that takes less than a twentieth of the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,7 @@ class Bench:
     planned: dict[str, list[int]] = field(default_factory=dict)  # arm -> its seeds, as far as they are decided on
     died: dict[str, str] = field(default_factory=dict)  # folder -> why its process ended, in this call
     took: list[float] = field(default_factory=list)
+    known: dict[str, Outcome] = field(default_factory=dict)  # folder -> what was read there once it was over
 
     @property
     def experiment(self) -> Experiment:
@@ -78,8 +84,8 @@ def compare(experiment: Experiment, out: Path, *, name: str, how: How | None = N
     design = resolve(experiment)
     bench = Bench(design, out, name, how)
     add_controls(design)  # they are checked too
-    preflight_disk(out, _ROOM_TO_START)
     _claim(out, experiment)
+    preflight_disk(out, _ROOM_TO_START)
     with Lock(out):
         _write_experiment(bench)
         try:
@@ -175,10 +181,14 @@ def _task(
 
 def _outcome(bench: Bench, task: Task) -> Outcome:
     """What lies in the task's folder now; a process that died here counts as its failure."""
+    if task.folder in bench.known:
+        return bench.known[task.folder]
     experiment = bench.experiment
     found = read_trial(Path(task.folder), arm=task.arm, seed=task.seed, metric=experiment.metric, also=experiment.also)
     if not found.over and task.folder in bench.died:
         return Outcome(arm=task.arm, seed=task.seed, folder=Path(task.folder), status="failed", error=bench.died[task.folder])
+    if found.over:
+        bench.known[task.folder] = found
     return found
 
 
@@ -190,6 +200,7 @@ def _run(bench: Bench, tasks: Sequence[Task], what: str, after: Callable[[Task, 
         outcome = _outcome(bench, task)
         if bench.how.retry and outcome.status in ("failed", "invalid"):
             shutil.rmtree(task.folder)
+            del bench.known[task.folder]
             outcome = _outcome(bench, task)
         if not outcome.over:
             waiting.append(task)
@@ -348,8 +359,16 @@ def _measure(bench: Bench) -> None:
 
 
 def _run_seeds(bench: Bench, tasks: Sequence[Task], what: str) -> None:
+    cost, written = 0.0, -math.inf
+
     def after(task: Task, outcome: Outcome, left: int) -> None:
+        nonlocal cost, written
+        if time.monotonic() - written < _SHARE * cost:  # a verdict on many quick runs must not cost more than the runs
+            return
+        began = time.monotonic()
         verdict = write_verdict(bench, finished=False)
+        written = time.monotonic()
+        cost = written - began
         if left and task.arm == bench.design.arms[-1].name and console.console.is_terminal:
             _standing(verdict)
 
@@ -398,7 +417,12 @@ def evidence_of(bench: Bench, *, finished: bool) -> Evidence:
 def write_verdict(bench: Bench, *, finished: bool) -> dict[str, Any]:
     """Judge what is there and write verdict.json."""
     experiment = bench.experiment
-    evidence = evidence_of(bench, finished=finished)
+    evidence, warnings = evidence_of(bench, finished=finished), list(bench.warnings)
+    if finished:  # it reads every run again
+        timed = experiment.budget is not None and experiment.budget.seconds is not None
+        found = check_trials(evidence.trials, baseline=experiment.baseline, metric=experiment.metric, lower=experiment.lower, timed=timed)
+        trials, told = apply(evidence.trials, found)
+        evidence, warnings = replace(evidence, trials=trials), warnings + told
     head = {
         "name": bench.name,
         "description": experiment.description,
@@ -417,8 +441,8 @@ def write_verdict(bench: Bench, *, finished: bool) -> dict[str, Any]:
         "seeds": bench.planned[experiment.baseline],
         "tuning_seeds": tuning_seeds(experiment),
     }
-    warnings = list(bench.warnings)
     verdict = assemble(evidence, head, folder=bench.out.absolute(), tuning=bench.tuning, warnings=warnings)
+    add_items(verdict, evidence.trials)
     if experiment.tune:
         verdict["shared"].append("the number of settings tried for each arm, on seeds of their own, by the same validation text")
     atomic.write_json(bench.out / VERDICT, verdict)

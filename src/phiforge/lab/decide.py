@@ -23,7 +23,6 @@ from phiforge.stats.paired import paired_t
 from phiforge.stats.verdict import NONE, TOO_FEW, Judgement, judge
 
 SCHEMA_VERSION = 1
-_LENGTHS_ALIKE = 0.01  # arms whose mean tokens differ by more are told apart in a warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,24 +236,6 @@ def noise_floor(evidence: Evidence) -> dict[str, Any]:
     return {"sd_over_seeds": sd(values) if values else None, "same_config_sd": same, "how": how}
 
 
-def lengths_warning(evidence: Evidence) -> list[str]:
-    """Arms that saw other numbers of tokens are not like for like."""
-    means = {}
-    for arm, found in evidence.trials.items():
-        tokens = [float(outcome.metrics["tokens"]) for outcome in found if outcome.complete and "tokens" in outcome.metrics]
-        if tokens:
-            means[arm] = statistics.fmean(tokens)
-    base = means.get(evidence.baseline)
-    if not base:
-        return []
-    apart = [f"{arm} {mean:,.0f}" for arm, mean in means.items() if abs(mean / base - 1) > _LENGTHS_ALIKE]
-    return (
-        [f"tokens differ: {evidence.baseline} saw {base:,.0f} in a run, {', '.join(apart)}; budget.tokens makes them equal"]
-        if apart
-        else []
-    )
-
-
 def assemble(
     evidence: Evidence, head: Mapping[str, Any], *, folder: Path, tuning: Mapping[str, Any], warnings: Sequence[str]
 ) -> dict[str, Any]:
@@ -278,7 +259,7 @@ def assemble(
         "noise": noise_floor(evidence),
         "shared": shared,
         "not_shared": apart,
-        "warnings": [*warnings, *lengths_warning(evidence)],
+        "warnings": list(warnings),
         "failures": [
             {"arm": outcome.arm, "seed": outcome.seed, "error": outcome.error}
             for found in evidence.trials.values()

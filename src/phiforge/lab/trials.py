@@ -135,11 +135,11 @@ def read_trial(folder: Path, *, arm: str, seed: int | str, metric: str, also: It
     if run.status != "complete":
         status = "failed" if run.status == "failed" else "interrupted"
         return Outcome(**base, status=status, error=run.manifest.error)
-    value = run.manifest.metrics.get(metric)
-    if value is None:
+    if metric not in run.manifest.metrics:
         return Outcome(**base, status="invalid", error=f"has no {metric}; {nearest(metric, run.manifest.metrics)}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return Outcome(**base, status="failed", error=f"{metric} is {value}")
+    value = run.manifest.metrics[metric]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):  # NaN is null in run.json
+        return Outcome(**base, status="failed", error=f"{metric} is {'no number' if value is None else value}")
     return Outcome(**base, status="complete", value=float(value))
 
 
