@@ -49,6 +49,50 @@ class Judgement:
     sentence: str  # the same in plain English
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What decides on one arm, and what is decided."""
+
+    n: int
+    verdict: Verdict
+    p: float
+    p_holm: float
+    e_value: float | None
+    least_pairs: int
+
+
+def decide(
+    differences: Mapping[str, ArrayLike],
+    *,
+    alpha: float = 0.05,
+    lower_is_better: bool = True,
+    until_clear: bool = False,
+    family_size: int | None = None,
+) -> dict[str, Decision]:
+    """The verdicts alone, in a fraction of the time of `judge`; same arguments, same errors."""
+    if not 0 < alpha < 1:
+        raise ConfigError(f"alpha={alpha} is not between 0 and 1", fix="0.05 is the custom")
+    m = max(len(differences), 1) if family_size is None else family_size
+    if m < len(differences):
+        raise DataError(f"family_size={m}, but {len(differences)} arms are given", fix="count every arm that was declared")
+    values = {arm: checked(given, name=f"differences of arm {arm!r}") for arm, given in differences.items()}
+    games = {arm: sequential.anytime(found) for arm, found in values.items()} if until_clear else {}
+    p = {arm: games[arm].p if until_clear else sign_flip(found) for arm, found in values.items()}
+    adjusted = dict(zip(p, holm(list(p.values()), family=m), strict=True))
+    least = sequential.sequential_least_pairs(m, alpha) if until_clear else least_pairs(m, alpha)
+    decided = {}
+    for arm, found in values.items():
+        mean = float(found.mean()) if found.size else 0.0
+        verdict = TOO_FEW if found.size < least else NONE
+        # The sequential test remembers its best moment; a mean that has since turned round is no longer a clear direction.
+        turned = until_clear and games[arm].direction != np.sign(mean)
+        if verdict == NONE and adjusted[arm] <= alpha and mean != 0 and not turned:
+            verdict = "better" if (mean < 0) == lower_is_better else "worse"
+        e_value = games[arm].e_value if until_clear else None
+        decided[arm] = Decision(int(found.size), verdict, p[arm], adjusted[arm], e_value, least)
+    return decided
+
+
 def judge(
     differences: Mapping[str, ArrayLike],
     *,
@@ -65,54 +109,24 @@ def judge(
     reaches m / alpha). `family_size` is m where arms were declared that have no list here; an arm with an empty list counts as well.
     Non-finite differences are a DataError: the caller leaves failed pairs out, and says so.
     """
-    if not 0 < alpha < 1:
-        raise ConfigError(f"alpha={alpha} is not between 0 and 1", fix="0.05 is the custom")
+    decided = decide(differences, alpha=alpha, lower_is_better=lower_is_better, until_clear=until_clear, family_size=family_size)
     m = max(len(differences), 1) if family_size is None else family_size
-    if m < len(differences):
-        raise DataError(f"family_size={m}, but {len(differences)} arms are given", fix="count every arm that was declared")
-    values = {arm: checked(list_, name=f"differences of arm {arm!r}") for arm, list_ in differences.items()}
-    games = {arm: sequential.anytime(found) for arm, found in values.items()} if until_clear else {}
-    p = {arm: games[arm].p if until_clear else sign_flip(found) for arm, found in values.items()}
-    adjusted = dict(zip(p, holm(list(p.values()), family=m), strict=True))
-    least = sequential.sequential_least_pairs(m, alpha) if until_clear else least_pairs(m, alpha)
-    judged = {}
-    for arm, found in values.items():
-        mean = float(found.mean()) if found.size else 0.0
-        verdict = TOO_FEW if found.size < least else NONE
-        # The sequential test remembers its best moment; a mean that has since turned round is no longer a clear direction.
-        turned = until_clear and games[arm].direction != np.sign(mean)
-        if verdict == NONE and adjusted[arm] <= alpha and mean != 0 and not turned:
-            verdict = "better" if (mean < 0) == lower_is_better else "worse"
-        judged[arm] = _judgement(
-            arm, found, verdict, p[arm], adjusted[arm], m, alpha, least, games[arm].e_value if until_clear else None, baseline
-        )
-    return judged
+    return {arm: _judgement(arm, checked(differences[arm]), found, m, alpha, baseline) for arm, found in decided.items()}
 
 
-def _judgement(
-    arm: str,
-    values: NDArray[np.float64],
-    verdict: Verdict,
-    p: float,
-    p_holm: float,
-    m: int,
-    alpha: float,
-    least: int,
-    e_value: float | None,
-    baseline: str,
-) -> Judgement:
-    n, until_clear = int(values.size), e_value is not None
+def _judgement(arm: str, values: NDArray[np.float64], decided: Decision, m: int, alpha: float, baseline: str) -> Judgement:
+    n, until_clear = decided.n, decided.e_value is not None
     t = paired_t(values) if n else None
     interval = (t.low, t.high) if t is not None and t.low is not None and t.high is not None else None
     effect = effect_size(values) if n else None
-    needed = _seeds_needed(values, effect, m, alpha, least, until_clear)
+    needed = _seeds_needed(values, effect, m, alpha, decided.least_pairs, until_clear)
     detectable = _minimum_detectable(values, m, alpha, until_clear)
     mean = t.mean if t else None
     return Judgement(
-        arm=arm, n=n, verdict=verdict, p=p, p_holm=p_holm, mean=mean, interval=interval, t_p=t.p if t else None,
+        arm=arm, n=n, verdict=decided.verdict, p=decided.p, p_holm=decided.p_holm, mean=mean, interval=interval, t_p=t.p if t else None,
         wilcoxon_p=wilcoxon(values) if n else None, bootstrap=bootstrap_interval(values) if n else None, effect_size=effect,
-        minimum_detectable=detectable, seeds_needed=needed, e_value=e_value, least_pairs=least, family_size=m, alpha=alpha,
-        sentence=_sentence(arm, baseline, verdict, n, least, m, alpha, mean, interval, p_holm, detectable, needed, until_clear),
+        minimum_detectable=detectable, seeds_needed=needed, e_value=decided.e_value, least_pairs=decided.least_pairs, family_size=m,
+        alpha=alpha, sentence=_sentence(arm, baseline, decided, m, mean, interval, detectable, needed),
     )  # fmt: skip
 
 
@@ -137,25 +151,22 @@ def _seeds_needed(values: NDArray[np.float64], effect: float | None, m: int, alp
 def _sentence(
     arm: str,
     baseline: str,
-    verdict: Verdict,
-    n: int,
-    least: int,
+    decided: Decision,
     m: int,
-    alpha: float,
     mean: float | None,
     interval: tuple[float, float] | None,
-    p_holm: float,
     detectable: float | None,
     needed: int | None,
-    until_clear: bool,
 ) -> str:
     """One line for people."""
+    n, verdict, least = decided.n, decided.verdict, decided.least_pairs
     pairs = f"{n} pair" + ("" if n == 1 else "s")
     family = f" after Holm over {m} arms" if m > 1 else ""
     if verdict == TOO_FEW:
         return f"Too few seeds to say whether {arm} differs from {baseline}: {pairs}, and fewer than {least} can't decide anything here."
     difference = f"mean difference {mean:+.4g}" + (f" (95 % interval {interval[0]:.4g} to {interval[1]:.4g})" if interval else "")
-    told = f"{difference} over {pairs}, {'anytime ' if until_clear else ''}p = {p_holm:.3g}{family}"
+    anytime = "" if decided.e_value is None else "anytime "
+    told = f"{difference} over {pairs}, {anytime}p = {decided.p_holm:.3g}{family}"
     if verdict != NONE:
         return f"{arm} is {verdict} than {baseline}: {told}."
     found = "" if not detectable else f"; an effect of {detectable:.3g} would have been found in 4 of 5 such experiments"
