@@ -5,6 +5,7 @@ Nothing here unpickles anything (transformers' training_args.bin is not read).
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,23 @@ def read_lines(path: Path) -> Reading:
     """A file of JSON lines, one object for each time something was logged: our metrics.jsonl, or W&B's history."""
     name = run_name(path.parent) if path.name == METRICS else path.stem
     seed = split_name(name)[1]
-    return Reading(path=path, kind="lines", name=name, lines=_strict_lines(path), seed=seed, named_seed=seed)
+    return Reading(path=path, kind="lines", name=name, lines=_logged(_strict_lines(path)), seed=seed, named_seed=seed)
+
+
+def _logged(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tables written as lines have every key in each, null where nothing was logged: those are taken out.
+
+    A null stays, and so means no number, where a metric is missing at the end for longer than it ever was before.
+    """
+    if len(lines) < 2 or any(set(line) != set(lines[0]) for line in lines):
+        return lines
+    kept = [{key: value for key, value in line.items() if value is not None} for line in lines]
+    for key in lines[0]:
+        places = [place for place, line in enumerate(kept) if key in line]
+        gaps = [after - before for before, after in itertools.pairwise([-1, *places])]
+        if places and len(lines) - 1 - places[-1] >= max(gaps):
+            kept[-1][key] = None
+    return kept
 
 
 def read_state(path: Path) -> Reading:

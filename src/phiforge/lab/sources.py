@@ -69,10 +69,7 @@ def compare_existing(
     or eval_loss, whichever all have; a CSV's only column of numbers. by: `order` pairs the runs as they are listed. best: a run's value is
     the best on its way (shown with a warning). out: a folder for verdict.json. Raises ConfigError, DataError, RunError: one line each.
     """
-    if not 0 < alpha < 0.5:
-        raise ConfigError(f"alpha={alpha:g} must be above 0 and below 0.5")
-    if by not in ("seed", "order"):
-        raise ConfigError(f"by={by!r}: runs pair by seed or by order")
+    _check_words(metric=metric, lower_is_better=lower_is_better, alpha=alpha, by=by, best=best)
     if out is not None:
         _refuse_foreign(out)
     tables = [Path(run) for run in runs if Path(run).suffix.lower() in TABLES]
@@ -81,6 +78,19 @@ def compare_existing(
     else:
         found = _from_runs(runs, against, metric, lower_is_better, by, best)
     return _judge(found, out=out, alpha=alpha, until_clear=until_clear, name=name, command=command)
+
+
+def _check_words(*, metric: Any, lower_is_better: Any, alpha: Any, by: Any, best: Any) -> None:
+    """The settings come from a command line: each must be what it should be."""
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < 0.5:
+        raise ConfigError(f"alpha={alpha} must be a number above 0 and below 0.5")
+    if by not in ("seed", "order"):
+        raise ConfigError(f"by={by!r}: runs pair by seed or by order")
+    for name, value in (("lower_is_better", lower_is_better), ("best", best)):
+        if value is not None and not isinstance(value, bool):
+            raise ConfigError(f"{name}={value} must be true or false")
+    if metric is not None and not isinstance(metric, str):
+        raise ConfigError(f"metric={metric} is no name")
 
 
 def _refuse_foreign(out: Path) -> None:
