@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from phiforge.cli.stages import Json, Out, Words, named_by, only_one, recipe_data, split_words
 from phiforge.core import console
-from phiforge.core.errors import PreflightError
+from phiforge.core.errors import ConfigError, PreflightError
 
-_BLOCKS = " ▁▂▃▄▅▆▇█"
+if TYPE_CHECKING:
+    from phiforge.recipes.curves import Schedules
+    from phiforge.recipes.plan import StepPlan
+    from phiforge.report.svg import Chart
+
+Picture = Annotated[
+    Path | None,
+    typer.Option("--svg", metavar="FILE", help="Write the schedules as pictures: FILE.html or FILE.svg.", show_default=False),
+]
 
 
-def plan(words: Words = None, out: Out = None, json: Json = False) -> None:
+def plan(words: Words = None, out: Out = None, svg: Picture = None, json: Json = False) -> None:
     """Show what a recipe would do: sizes, tokens, memory, disk, time, schedules. Refuses what won't fit (exit code 3).
+
+    Schedules are drawn as training will follow them: rate, batch, dropout, weight decay, weights of the data, borders of the phases.
 
     Example: phiforge plan codette/quickstart pretrain.model.size=10M. Without a recipe: a pretraining from scratch.
     """
@@ -23,6 +34,8 @@ def plan(words: Words = None, out: Out = None, json: Json = False) -> None:
     from phiforge.recipes import recipe as recipes
     from phiforge.recipes.plan import as_data, plan_recipe
 
+    if svg is not None:
+        _writable(svg)
     plain, keys = split_words(words)
     name = only_one(plain, "the recipe")
     data = recipes.default_recipe("pretrain")
@@ -41,9 +54,11 @@ def plan(words: Words = None, out: Out = None, json: Json = False) -> None:
             if step.facts:
                 title = step.name if step.name == step.stage else f"{step.name} ({step.stage})"
                 console.table(title, ["what", "value"], [(what, _plain(value)) for what, value in step.facts.items()], result=True)
-                for label, values in step.curves.items():
-                    draw(label, values)
+                for line in _pictures(step.schedules):
+                    typer.echo(line)
                 typer.echo("")
+    if svg is not None:
+        _write(svg, name or "pretrain", plans)
     refusals = [refusal for step in plans for refusal in step.refusals]
     if refusals:
         raise PreflightError("; ".join(refusals))
@@ -53,11 +68,58 @@ def _plain(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def draw(label: str, values: list[float], *, rows: int = 6, columns: int = 72) -> None:
-    """A curve in block characters: six rows high, its largest and smallest value beside it."""
-    picked = [values[round(i * (len(values) - 1) / max(1, columns - 1))] for i in range(columns)]
-    top = max(values) or 1.0
-    typer.echo(f"{label}: first {values[0]:.3g}, largest {top:.3g}, last {values[-1]:.3g}")
-    for row in reversed(range(rows)):
-        cells = [_BLOCKS[max(0, min(8, round((value / top * rows - row) * 8)))] for value in picked]
-        typer.echo("  " + "".join(cells).rstrip())
+def _pictures(schedules: Schedules) -> list[str]:
+    """Each curve in block characters. Phases are named under the first one only, their borders go through all."""
+    from phiforge.report.blocks import picture
+
+    lines: list[str] = []
+    for index, curve in enumerate(schedules.curves):
+        ranks = curve.over == "difficulty"
+        borders = [] if ranks else [(float(border.tokens), "" if index else border.label) for border in schedules.borders]
+        first, last = curve.values[0], curve.values[-1]
+        lines += ["", f"{curve.name}: first {first:.3g}, largest {max(curve.values):.3g}, last {last:.3g}"]
+        unit = "hardest row" if ranks else "tokens"
+        lines += picture(curve.places, curve.values, stairs=curve.stairs, borders=borders, unit=unit)
+    if schedules.borders:
+        said = [f"{b.label} from step {b.step:,}, {b.tokens:,} tokens" for b in schedules.borders]
+        lines += ["", "; ".join(said)]
+    return lines
+
+
+def _writable(file: Path) -> None:
+    """Raises ConfigError unless pictures can go there."""
+    if file.suffix not in (".svg", ".html"):
+        raise ConfigError(f"--svg {file}: its name ends neither in .svg nor in .html", fix=f"--svg {file.stem or 'plan'}.html")
+    if not file.parent.is_dir():
+        raise ConfigError(f"{file.parent}: does not exist", fix="make that folder first")
+
+
+def _write(file: Path, name: str, plans: list[StepPlan]) -> None:
+    """All curves as one file."""
+    from phiforge.core import atomic
+    from phiforge.report.schedule_page import schedules_html, schedules_svg
+
+    groups = [(step.name, _charts(step.schedules)) for step in plans if step.schedules.curves]
+    if not groups:
+        raise ConfigError(f"{name}: schedules nothing, so there is no picture to write", fix="a recipe that trains")
+    atomic.write_text(file, (schedules_svg if file.suffix == ".svg" else schedules_html)(name, groups))
+    console.say(f"wrote {file}", whole=True)
+
+
+def _charts(schedules: Schedules) -> list[Chart]:
+    from phiforge.report.svg import Chart, Series
+
+    charts = []
+    for curve in schedules.curves:
+        ranks = curve.over == "difficulty"
+        title, _, unit = curve.name.partition(" (")
+        borders = () if ranks else tuple((float(b.tokens), f"phase {b.phase}") for b in schedules.borders)
+        series = Series(curve.name, curve.places, curve.values, stairs=curve.stairs, look=1)
+        top = max(curve.values) or 1.0
+        label = "difficulty rank, 1 = hardest" if ranks else "tokens"
+        charts.append(
+            Chart(
+                title.capitalize(), unit.removesuffix(")"), (series,), x_label=label, borders=borders, legend=False, span=(0.0, 1.15 * top)
+            )
+        )
+    return charts

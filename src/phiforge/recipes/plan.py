@@ -6,6 +6,7 @@ Time: a model small enough to try is tried, for three steps on this machine. For
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,15 +18,19 @@ from phiforge.core.config import build
 from phiforge.core.errors import ConfigError
 from phiforge.core.hardware import size
 from phiforge.core.runs import Run
+from phiforge.golden.timetable import Timetable
 from phiforge.models.inspect import size_category
 from phiforge.models.sizes import PRESET_VOCABULARY, DecoderShape, human_count, parse_size, resolve
+from phiforge.recipes import curves
+from phiforge.recipes.curves import Schedules
 from phiforge.recipes.recipe import Recipe
-from phiforge.train.schedules import schedule, warmup_length
 
 # The share of the matrix-product speed that training reaches: on a CPU 0.4 at 1M and 0.5 at 7M parameters
 # (benchmarks/results/train_speed-*.json over 222 GFLOP/s in bf16); elsewhere a guess, and plan calls it a prediction.
 TRAINING_SHARE = {"cpu": 0.5, "cuda": 0.35, "mps": 0.25}
 TRIED_UP_TO = 30_000_000  # parameters of a model that plan builds and tries
+SHORTEST_CHAT_ROW = 256  # tokens: where finetune begins, when it is left to choose
+UNKNOWN_CORPUS = 10_000_000  # bytes, where no step says how much text there is
 BYTES_PER_TOKEN = 3.0  # of English at a 2-4k vocabulary; the tokenizer run reports the true figure
 GGUF_TARGETS = ("starcoder2", "llama")
 
@@ -38,7 +43,7 @@ class StepPlan:
     stage: str
     facts: dict[str, Any] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
-    curves: dict[str, list[float]] = field(default_factory=dict)
+    schedules: Schedules = field(default_factory=Schedules)
 
 
 @dataclass
@@ -49,6 +54,8 @@ class Context:
     corpus_bytes: int | None = None
     vocab_size: int | None = None
     params: int | None = None
+    context_length: int | None = None
+    dropout: float = 0.0
 
 
 def plan_recipe(recipe: Recipe, out: Path) -> list[StepPlan]:
@@ -72,6 +79,19 @@ def _learn_from(parent: str, context: Context) -> None:
         metrics = Run.open(parent).manifest.metrics
         context.vocab_size = metrics.get("vocab_size", context.vocab_size)
         context.corpus_bytes = metrics.get("train_bytes", context.corpus_bytes)
+    folder = Path(parent) / "model" if Run.is_run(parent) else Path(parent)
+    if (folder / "config.json").is_file():
+        _learn_from_model(folder, context)
+
+
+def _learn_from_model(folder: Path, context: Context) -> None:
+    """Its context and dropout, as transformers' config.json names them; what it doesn't say is as before."""
+    try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        context.context_length = int(said.get("max_position_embeddings") or said.get("n_positions") or 0) or context.context_length
+        context.dropout = float(said.get("attention_dropout", said.get("attn_pdrop", context.dropout)))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder / 'config.json'}: can't be read: {error}") from None
 
 
 def _nothing(config: Any, context: Context, plan: StepPlan) -> None:
@@ -106,30 +126,45 @@ def _plan_pretrain(config: Any, context: Context, plan: StepPlan) -> None:
     spec = config.model
     vocabulary = spec.vocab_size or context.vocab_size or _guess_vocabulary(spec.size)
     shape = resolve(spec.model_copy(update={"vocab_size": vocabulary}))
-    context.params = shape.parameters()
+    context.params, context.context_length, context.dropout = shape.parameters(), shape.context_length, shape.dropout
     length = config.context_length or shape.context_length
-    tokens_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * length
     device = hardware.device()
     rate, how = _training_rate(config, shape, length, device)
-    steps = _steps(config, context, tokens_per_step, rate)
+    timetable = _schedule(config, context, plan, length, rate, shape.dropout)
+    tokens = timetable.rows * length
     plan.facts |= _shape_facts(shape, vocabulary, known=bool(spec.vocab_size or context.vocab_size))
     plan.facts |= {
-        "steps": steps,
-        "tokens in a step": tokens_per_step,
-        "tokens in all": steps * tokens_per_step,
-        "tokens for each parameter": f"{steps * tokens_per_step / shape.parameters():.3g}",
+        **_length_facts(timetable, length),
+        "tokens for each parameter": f"{tokens / shape.parameters():.3g}",
         "speed": f"{rate:,.0f} tokens/s ({how})",
-        "time to train": duration(steps * tokens_per_step / rate),
+        "time to train": duration(tokens / rate),
+        **curves.notes(config, timetable),
     }
     _need_memory(plan, config, shape, length, device)
     kept = (config.save_total_limit or 1) + 2
     _need_disk(plan, context, kept * 12 * shape.parameters() + 4 * shape.parameters())
-    warmup = warmup_length(steps, warmup_steps=config.warmup_steps, warmup_ratio=config.warmup_ratio)
-    curve = schedule(config.lr_scheduler_type, steps, warmup=warmup, floor=config.lr_min_ratio)
-    points = min(steps, 120)
-    plan.curves[f"learning rate ({config.lr_scheduler_type})"] = [
-        config.learning_rate * curve(i * steps / points) for i in range(points + 1)
-    ]
+
+
+def _schedule(config: Any, context: Context, plan: StepPlan, length: int, rate: float, dropout: float) -> Timetable:
+    """The run's timetable, with its curves put into the plan. rate: tokens a second."""
+    base = config.per_device_train_batch_size * config.gradient_accumulation_steps * length
+    rows = (context.corpus_bytes or UNKNOWN_CORPUS) / BYTES_PER_TOKEN / length
+    by_time = max(1, int(config.train_seconds * rate / base)) if config.train_seconds else None
+    timetable = curves.plan_of(config, rows_of_data=rows, base_steps=by_time, length=length, dropout=dropout)
+    plan.schedules = curves.schedules_of(config, timetable, length)
+    refused = curves.refusal(config, timetable, rows)
+    if refused:
+        plan.refusals.append(refused)
+    return timetable
+
+
+def _length_facts(timetable: Timetable, length: int) -> dict[str, Any]:
+    """Steps, and tokens in one and in all."""
+    batches = list(dict.fromkeys(segment.batch for segment in timetable.segments))
+    in_a_step: Any = batches[0] * length
+    if len(batches) > 1:
+        in_a_step = " then ".join(f"{batch * length:,}" for batch in batches)
+    return {"steps": timetable.steps, "tokens in a step": in_a_step, "tokens in all": timetable.rows * length}
 
 
 def _training_rate(config: Any, shape: DecoderShape, length: int, device: str) -> tuple[float, str]:
@@ -161,15 +196,6 @@ def _tried_rate(config: Any, shape: DecoderShape, length: int, device: str) -> f
 def _guess_vocabulary(named: str) -> int:
     params = parse_size(named)
     return 2048 if params < 2e6 else 4096 if params < 2e7 else PRESET_VOCABULARY
-
-
-def _steps(config: Any, context: Context, tokens_per_step: int, rate: float) -> int:
-    if config.max_steps:
-        return int(config.max_steps)
-    if config.train_seconds:
-        return max(1, int(config.train_seconds * rate / tokens_per_step))
-    tokens = (context.corpus_bytes or 10_000_000) / BYTES_PER_TOKEN
-    return max(1, int((config.num_train_epochs or 1) * tokens / tokens_per_step))
 
 
 def _shape_facts(shape: DecoderShape, vocabulary: int, *, known: bool) -> dict[str, Any]:
@@ -215,6 +241,23 @@ def _need_disk(plan: StepPlan, context: Context, need: int) -> None:
         plan.refusals.append(f"{plan.name} needs {size(need)} of disk and {size(free)} is free -> free some space or choose another --out")
 
 
+def _plan_finetune(config: Any, context: Context, plan: StepPlan) -> None:
+    sources = [Path(source) for source in config.data]
+    missing = [str(path) for path in sources if not path.exists()]
+    if missing:
+        raise ConfigError(f"{missing[0]}: does not exist", fix="give a file or folder of conversations")
+    context.corpus_bytes = sum(_tree_bytes(path) for path in sources)
+    length = config.context_length or min(SHORTEST_CHAT_ROW, context.context_length or SHORTEST_CHAT_ROW)
+    plan.facts["conversations"] = f"{', '.join(map(str, sources))} ({size(context.corpus_bytes)})"
+    plan.facts["tokens in a row"] = length if config.context_length else f"{length} or more (the longest conversation decides)"
+    if config.train_seconds and not config.max_steps:
+        plan.facts["time to train"] = duration(config.train_seconds)
+        return  # how many steps that is, a probe of the model says
+    timetable = _schedule(config, context, plan, length, 0.0, context.dropout)
+    plan.facts |= {f"{name} (predicted)": value for name, value in _length_facts(timetable, length).items()}
+    plan.facts |= curves.notes(config, timetable)
+
+
 def _plan_export(config: Any, context: Context, plan: StepPlan) -> None:
     bits = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5}
     plan.facts["form"] = f"GGUF {config.outtype}"
@@ -226,6 +269,7 @@ _PLANNERS: Mapping[str, Callable[[Any, Context, StepPlan], None]] = {
     "data prepare": _plan_data,
     "tokenizer train": _plan_tokenizer,
     "pretrain": _plan_pretrain,
+    "finetune": _plan_finetune,
     "export": _plan_export,
 }
 
@@ -256,5 +300,6 @@ def duration(seconds: float) -> str:
 def as_data(plans: list[StepPlan]) -> list[dict[str, Any]]:
     """Plain data for --json."""
     return [
-        {"step": plan.name, "stage": plan.stage, "facts": plan.facts, "refusals": plan.refusals, "curves": plan.curves} for plan in plans
+        {"step": plan.name, "stage": plan.stage, "facts": plan.facts, "refusals": plan.refusals, **curves.as_data(plan.schedules)}
+        for plan in plans
     ]

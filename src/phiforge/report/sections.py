@@ -8,7 +8,7 @@ from typing import Any
 
 from phiforge.core.errors import RunError
 from phiforge.core.runs import Run
-from phiforge.report.curves import charts
+from phiforge.report.curves import charts, rollbacks
 from phiforge.report.format import count, duration, number, size, some, when, words
 from phiforge.report.html import Markup, badge, bars, card, details, esc, facts, join, table, tag, tiles
 from phiforge.report.nested import nested, plain
@@ -97,6 +97,10 @@ def trouble(view: RunView) -> Markup:
     if view.manifest.error:
         parts.append(tag("p", view.manifest.error))
     parts += [tag("p", text) for text in view.troubles]
+    parts += [
+        tag("p", f"The watchdog saw {back.reason} at step {number(int(back.at))} and went back to step {number(int(back.to))}.")
+        for back in rollbacks(view)
+    ]
     title = "What went wrong" if view.status == "failed" else "To know"
     return card(title, *parts, klass="trouble" if view.status == "failed" else "")
 

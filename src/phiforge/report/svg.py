@@ -172,8 +172,13 @@ def _levels(axes: Any, chart: Chart) -> None:
 
 
 def _borders(axes: Any, chart: Chart) -> None:
+    if chart.borders and chart.span is None:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.12 * (high - low))  # room for the labels
+    first = min((min(series.x) for series in chart.series), default=0.0)
     for at, label in chart.borders:
-        axes.axvline(at, color=_MUTED, linewidth=1, linestyle=(0, (1.5, 2.5)))
+        if at > first:
+            axes.axvline(at, color=_MUTED, linewidth=1, linestyle=(0, (1.5, 2.5)))
         axes.annotate(
             label,
             (at, 1),
