@@ -62,7 +62,7 @@ class Design:
         """The same with other arms (tuned, controls): their configs are checked, and what is shared stays. Raises ConfigError."""
         design = replace(self, arms=tuple(arms))
         for arm in design.arms:
-            _check(arm.name, arm_recipe(design, arm.settings))
+            _built(design, arm.name, arm.settings)
         return design
 
 
@@ -75,7 +75,7 @@ def resolve(experiment: Experiment) -> Design:
         _require_step(data, name, experiment.recipe)
     if [s["name"] for s in data["steps"]].index(measure) < [s["name"] for s in data["steps"]].index(step):
         raise ConfigError(f"measure={measure}: comes before {step}, the step that arms change", fix="measure that step or a later one")
-    data = _cut(_overridden(data, experiment.base, step, "base").model_dump(mode="json"), measure)
+    data = _cut(_overridden(data, experiment.base, step, "base: ").model_dump(mode="json"), measure)
     arms = [
         ArmPlan(
             name=name,
@@ -97,9 +97,7 @@ def _checked(design: Design) -> Design:
     variants = [(arm.name, arm.settings) for arm in design.arms]
     if design.experiment.tune:
         variants += [(arm.name, merge(nested(arm.settings), setting)) for arm in design.arms for setting in settings_to_try(design, arm)]
-    recipes = [(name, arm_recipe(design, settings)) for name, settings in variants]
-    for name, recipe in recipes:
-        _check(name, recipe)
+    recipes = [(name, _built(design, name, settings)) for name, settings in variants]
     _refuse_twins(design, dict(recipes[: len(design.arms)]))
     changed = _changed_steps(design, [recipe for _, recipe in recipes])
     shared = tuple(step["name"] for step in design.recipe["steps"] if step["name"] not in changed)
@@ -137,11 +135,11 @@ def _cut(data: Mapping[str, Any], last: str) -> dict[str, Any]:
     return {**data, "steps": [step for step in steps if step["name"] in needed]}
 
 
-def _overridden(data: Mapping[str, Any], keys: Mapping[str, Any], main: str, who: str) -> Recipe:
+def _overridden(data: Mapping[str, Any], keys: Mapping[str, Any], main: str, who: str = "") -> Recipe:
     try:
         return override(data, keys, main=main)
     except ConfigError as error:
-        raise ConfigError(f"{who}: {error.what.removeprefix('the command line: ')}", fix=error.fix) from None
+        raise ConfigError(f"{who}{error.what.removeprefix('the command line: ')}", fix=error.fix) from None
 
 
 def _refuse_reserved(arm: ArmPlan, experiment: Experiment) -> None:
@@ -158,7 +156,7 @@ def arm_recipe(
     design: Design, settings: Mapping[str, Any], *, seed: int | None = None, precision: str | None = None, dropout_seed: int | None = None
 ) -> Recipe:
     """The whole recipe with an arm's settings, the budget, and what is alike in all runs."""
-    recipe = _overridden(design.recipe, settings, design.step, "settings").model_dump(mode="json")
+    recipe = _overridden(design.recipe, settings, design.step).model_dump(mode="json")
     for step in recipe["steps"]:
         config = step["config"]
         if not trains(step["stage"]):
@@ -178,11 +176,14 @@ def arm_recipe(
     return build(Recipe, recipe, where=design.experiment.recipe)
 
 
-def _check(name: str, recipe: Recipe) -> None:
+def _built(design: Design, name: str, settings: Mapping[str, Any]) -> Recipe:
+    """An arm's recipe with every config checked. Errors name the arm."""
     try:
+        recipe = arm_recipe(design, settings)
         check_recipe(recipe)
     except (ConfigError, DataError) as error:
         raise type(error)(f"arm {name}: {error.what}", fix=error.fix) from None
+    return recipe
 
 
 def config_of(recipe: Recipe, name: str) -> Config:
@@ -270,7 +271,7 @@ def _resolved(design: Design, arm: ArmPlan, key: str, value: Any) -> Any:
 
 def setting_of(design: Design, settings: Mapping[str, Any], key: str) -> Any:
     """The value that an arm's varied step has for a (dotted or bare) key. Raises ConfigError for a key it has not."""
-    data = to_data(config_of(_overridden(design.recipe, settings, design.step, "settings"), design.step))
+    data = to_data(config_of(_overridden(design.recipe, settings, design.step), design.step))
     parts = key.replace("-", "_").split(".")
     parts = parts[1:] if parts[0] == design.step else parts
     for place in (data, *(inner for inner in data.values() if isinstance(inner, dict))):
