@@ -113,16 +113,8 @@ def calibrate(name: str, until_clear: bool, seeds: Sequence[int], arms: Sequence
             found = called(p_values(differences, until_clear), n, until_clear)
             hits = int(found.any(axis=1).sum())
             least = (sequential_least_pairs if until_clear else least_pairs)(m, ALPHA)
-            cells.append(
-                {
-                    "seeds": n,
-                    "speaks": n >= least,
-                    "arms": m,
-                    "rate": hits / families,
-                    "upper": clopper_pearson(hits, families)[1],
-                    "hits": hits,
-                }
-            )
+            upper = clopper_pearson(hits, families)[1]
+            cells.append({"seeds": n, "arms": m, "speaks": n >= least, "hits": hits, "rate": hits / families, "upper": upper})
             if asked:
                 # half of those asked about are families in which something was called: the others are nearly all silent
                 picked = np.concatenate([np.flatnonzero(found.any(axis=1))[: asked // 2], np.arange(asked - asked // 2)])
@@ -137,7 +129,8 @@ def calibrate(name: str, until_clear: bool, seeds: Sequence[int], arms: Sequence
     return {
         "name": f"A/A {name}{', until clear' if until_clear else ''}",
         "families": trials, "families_per_cell": families, "rate": hits / trials,
-        "interval": [low, high], "worst_cell": worst, "cells": len(speaking), "cells_too_small": len(cells) - len(speaking), "cells_with_lower_end_above_5_percent": significant,
+        "interval": [low, high], "worst_cell": worst, "cells": len(speaking), "cells_too_small": len(cells) - len(speaking),
+        "cells_with_lower_end_above_5_percent": significant,
         "families_asked_of_decide": checked, "decide_disagreed": disagreements, "ok": ok,
         "rates_by_seeds_and_arms": {str(n): [cell["rate"] for cell in cells if cell["seeds"] == n] for n in seeds},
     }  # fmt: skip
@@ -174,12 +167,13 @@ def planted(n: int, m: int, until_clear: bool, scale: float, families: int) -> d
 
 
 def three_seeds(comparisons: int) -> dict[str, Any]:
-    """`judge` never calls a difference on 3 seeds, whatever the effect."""
+    """On 3 seeds no difference is ever called, whatever the effect; every hundredth family goes through `judge` itself."""
     generator, said = np.random.default_rng(3), 0
     for i in range(comparisons):
         shift = 10.0 ** generator.integers(-2, 6)
         arms = {str(arm): shift + generator.normal(size=3) for arm in range(1 + i % 3)}
-        said += any(found.verdict != "too few seeds to say" for found in judge(arms, until_clear=bool(i % 2)).values())
+        found = (decide if i % 100 else judge)(arms, until_clear=bool(i % 2))
+        said += any(one.verdict != "too few seeds to say" for one in found.values())
     return {"name": "3 seeds", "families": comparisons, "said_anything": said, "ok": said == 0}
 
 

@@ -54,32 +54,32 @@ class NextStep:
 
 
 def log_wealth(differences: ArrayLike) -> Floats:
-    """Log wealth of the two directions after each pair: (..., n) -> (..., n, 2), `+` first; -inf once all its players are broke."""
+    """Log wealth of the two directions after each pair: (..., n) -> (2, ..., n), `+` first; -inf once all its players are broke."""
     players = _players(np.asarray(differences, dtype=np.float64))
-    parts = np.log([*CONSTANT.values(), *SCALED.values()])
-    return np.logaddexp.reduce(players + parts[:, None], axis=-2)
+    largest = players.max(axis=1)  # taken out before the exponential: wealth doubles with each pair
+    largest = np.where(np.isfinite(largest), largest, 0.0)
+    parts = np.array([*CONSTANT.values(), *SCALED.values()])
+    with np.errstate(divide="ignore"):
+        return largest + np.log(np.einsum("dk...,k->d...", np.exp(players - largest[:, None]), parts))
 
 
 def _players(values: Floats) -> Floats:
-    """Log wealth of each player after each pair: (..., n) -> (..., n, 6, 2)."""
+    """Log wealth of each player after each pair: (..., n) -> (2, 6, ..., n)."""
     sizes, signs = np.abs(values), np.sign(values)
-    largest = np.maximum.accumulate(sizes, axis=-1)[..., -1:] if values.shape[-1] else np.ones((*values.shape[:-1], 1))
+    largest = sizes.max(axis=-1, keepdims=True)
     sizes = sizes / np.where(largest > 0, largest, 1.0)  # the ratio below does not depend on it, and nothing overflows
-    counts = np.arange(1, values.shape[-1] + 1)
-    root = np.sqrt(np.cumsum(sizes**2, axis=-1) / counts)
+    root = np.sqrt(np.cumsum(sizes**2, axis=-1) / np.arange(1, values.shape[-1] + 1))
     relative = np.divide(sizes, root, out=np.zeros_like(sizes), where=root > 0)
-    stakes = np.stack(
-        [np.full_like(sizes, share) for share in CONSTANT] + [np.tanh(d * math.sqrt(1 + d * d) * relative) for d in SCALED], axis=-1
-    )
-    gains = stakes * signs[..., None]
+    stakes = [np.full_like(sizes, share) for share in CONSTANT] + [np.tanh(d * math.sqrt(1 + d * d) * relative) for d in SCALED]
+    gains = np.stack(stakes) * signs
     with np.errstate(divide="ignore"):  # a player who staked all and lost: log 0
-        return np.cumsum(np.log1p(np.stack([gains, -gains], axis=-1)), axis=-3)
+        return np.cumsum(np.log1p(np.stack([gains, -gains])), axis=-1)
 
 
 def e_process(differences: ArrayLike) -> Floats:
     """The log e-value after each pair, (..., n) -> (..., n). For simulations; finite values only."""
     wealth = log_wealth(differences)
-    return np.logaddexp(wealth[..., 0], wealth[..., 1]) - math.log(2)
+    return np.logaddexp(wealth[0], wealth[1]) - math.log(2)
 
 
 def anytime(differences: ArrayLike) -> Sequential:
@@ -88,10 +88,10 @@ def anytime(differences: ArrayLike) -> Sequential:
     if not values.size:
         return Sequential(1.0, 1.0, 0, ())
     wealth = log_wealth(values)
-    logs = np.logaddexp(wealth[:, 0], wealth[:, 1]) - math.log(2)
+    logs = np.logaddexp(wealth[0], wealth[1]) - math.log(2)
     best = int(np.argmax(logs))
     largest = min(max(float(logs[best]), 0.0), LARGEST_LOG)
-    direction = 0 if logs[best] <= 0 else int(np.sign(wealth[best, 0] - wealth[best, 1]))
+    direction = 0 if logs[best] <= 0 else int(np.sign(wealth[0, best] - wealth[1, best]))
     path = tuple(float(value) for value in np.exp(np.minimum(logs, LARGEST_LOG)))
     return Sequential(math.exp(largest), math.exp(-largest), direction, path)
 
@@ -147,7 +147,7 @@ def _best_log(values: Floats, max_pairs: int) -> float:
     """An upper bound of the log e-value at max_pairs: every player who is not broke doubles his wealth with each pair to come."""
     if not values.size:
         return (max_pairs - 1) * math.log(2)
-    wealth = log_wealth(values)[-1]
+    wealth = log_wealth(values)[:, -1]
     return float(np.max(wealth)) + (max_pairs - values.size) * math.log(2)
 
 
