@@ -200,8 +200,9 @@ def bootstrap_interval(
     mean = float(values.mean())
     if spread(values) == 0:
         return mean, mean
-    picks = np.random.default_rng(seed).integers(0, values.size, size=(resamples, values.size))
-    means = np.sort(values[picks].mean(axis=1))
+    generator, block = np.random.default_rng(seed), max(1, 2_000_000 // values.size)
+    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
+    means = np.sort(np.concatenate([values[generator.integers(0, values.size, size=(rows, values.size))].mean(axis=1) for rows in sizes]))
     # ties with the mean count half, so that a symmetric sample has no bias
     near = 1e-12 * float(np.abs(values).max())
     below = np.searchsorted(means, mean - near, side="left") + np.searchsorted(means, mean + near, side="right")

@@ -72,7 +72,7 @@ def decide(
     """The verdicts alone, in a fraction of the time of `judge`; same arguments, same errors."""
     if not 0 < alpha < 1:
         raise ConfigError(f"alpha={alpha} is not between 0 and 1", fix="0.05 is the custom")
-    m = max(len(differences), 1) if family_size is None else family_size
+    m = max(len(differences) if family_size is None else family_size, 1)
     if m < len(differences):
         raise DataError(f"family_size={m}, but {len(differences)} arms are given", fix="count every arm that was declared")
     values = {arm: checked(given, name=f"differences of arm {arm!r}") for arm, given in differences.items()}
@@ -110,7 +110,7 @@ def judge(
     Non-finite differences are a DataError: the caller leaves failed pairs out, and says so.
     """
     decided = decide(differences, alpha=alpha, lower_is_better=lower_is_better, until_clear=until_clear, family_size=family_size)
-    m = max(len(differences), 1) if family_size is None else family_size
+    m = max(len(differences) if family_size is None else family_size, 1)
     return {arm: _judgement(arm, checked(differences[arm]), found, m, alpha, baseline) for arm, found in decided.items()}
 
 

@@ -118,4 +118,4 @@ def test_bad_input_is_one_line() -> None:
         judge({"a": DOWN}, alpha=5)
     with pytest.raises(DataError, match="family_size=1"):
         judge({"a": DOWN, "b": DOWN}, family_size=1)
-    assert judge({}) == {}
+    assert judge({}) == {} == judge({}, family_size=0)
