@@ -103,7 +103,7 @@ def _again(x: Experiment) -> str:
     from phiforge.report.compare_parts import quoted
 
     noise = number_of(x.part("noise").get("sd_over_seeds"))
-    lines = ["    phiforge " + " ".join(" ".join(quoted(word).split()) for word in x.command)] if x.command else []
+    lines = ["    phiforge " + " ".join(_line(quoted(word)) for word in x.command)] if x.command else []
     facts = [
         ("recipe", x.text("recipe")),
         ("seeds", ", ".join(x.words("seeds")[:50])),
@@ -112,3 +112,8 @@ def _again(x: Experiment) -> str:
     facts += [("standard deviation over seeds", number(noise))] if noise is not None else []
     listed = "\n".join(f"- {name}: {escape(value)}" for name, value in facts if value)
     return "\n\n".join(part for part in (*lines, listed) if part)
+
+
+def _line(text: str) -> str:
+    """A code line: no line break, no control character."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))

@@ -232,20 +232,18 @@ def _settings(settings: dict[str, Any]) -> str:
 
 def failures(x: Experiment) -> Markup:
     """Every trial that doesn't count, by name, and why."""
-    rows = [
-        [
-            marked(arm, arm.name),
-            str(trial.seed),
-            badge(trial.status, "bad" if trial.status in ("failed", "invalid") else "warn"),
-            trial.error,
-        ]
-        for arm, trial in x.trials()
-        if not trial.complete
-    ]
-    known = {(arm.name, str(trial.seed)) for arm, trial in x.trials() if not trial.complete}
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for arm, trial in x.trials():
+        if not trial.complete:
+            groups.setdefault((arm.name, trial.status, trial.error), []).append(str(trial.seed))
+    known = {(name, seed) for (name, _, _), seeds in groups.items() for seed in seeds}
     for f in x.data.get("failures") or []:
         if isinstance(f, dict) and (str(f.get("arm")), str(f.get("seed"))) not in known:
-            rows.append([marked(x.arm(f.get("arm")), f.get("arm")), str(f.get("seed")), badge("failed", "bad"), str(f.get("error") or "")])
+            groups.setdefault((str(f.get("arm")), "failed", str(f.get("error") or "")), []).append(str(f.get("seed")))
+    rows = [
+        [marked(x.arm(name), name), ", ".join(seeds), badge(status, "bad" if status in ("failed", "invalid") else "warn"), error]
+        for (name, status, error), seeds in groups.items()
+    ]
     table = labelled(["arm", "seed", "status", "why"], rows[:200], stack=True)
     more = tag("p", f"and {len(rows) - 200:,} more", klass="note") if len(rows) > 200 else ""
     note = "A trial without a value takes its pair out of the comparison; the other pairs stand."

@@ -14,7 +14,8 @@ _SPECIAL = set("\\`*_{}[]<>#|~!")
 
 def escape(value: Any) -> str:
     """Text that Markdown (and the HTML it may become) shows as it is, on one line."""
-    return "".join(f"\\{c}" if c in _SPECIAL else c for c in " ".join(str(value).replace("&", "&amp;").split()))
+    text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(value).split()))
+    return "".join(f"\\{c}" if c in _SPECIAL else c for c in text.replace("&", "&amp;"))
 
 
 def table(columns: list[str], rows: list[list[Any]]) -> str:
