@@ -20,7 +20,7 @@ from phiforge.core.hardware import size
 from phiforge.core.runs import Run
 from phiforge.golden.timetable import Timetable
 from phiforge.models.inspect import size_category
-from phiforge.models.sizes import PRESET_VOCABULARY, DecoderShape, human_count, parse_size, resolve
+from phiforge.models.sizes import PRESET_VOCABULARY, PRESETS, DecoderShape, human_count, parse_size, resolve
 from phiforge.recipes import curves
 from phiforge.recipes.curves import Schedules
 from phiforge.recipes.recipe import Recipe
@@ -32,7 +32,7 @@ TRIED_UP_TO = 30_000_000  # parameters of a model that plan builds and tries
 SHORTEST_CHAT_ROW = 256  # tokens: where finetune begins, when it is left to choose
 UNKNOWN_CORPUS = 10_000_000  # bytes, where no step says how much text there is
 BYTES_PER_TOKEN = 3.0  # of English at a 2-4k vocabulary; the tokenizer run reports the true figure
-GGUF_TARGETS = ("starcoder2", "llama")
+GGUF_TARGETS = ("starcoder2", "llama", "gpt2")
 
 
 @dataclass
@@ -194,22 +194,28 @@ def _tried_rate(config: Any, shape: DecoderShape, length: int, device: str) -> f
 
 
 def _guess_vocabulary(named: str) -> int:
+    if named in PRESETS:
+        return PRESETS[named].vocabulary
     params = parse_size(named)
     return 2048 if params < 2e6 else 4096 if params < 2e7 else PRESET_VOCABULARY
 
 
 def _shape_facts(shape: DecoderShape, vocabulary: int, *, known: bool) -> dict[str, Any]:
-    runs_in = "llama.cpp, Ollama, phiforge" if shape.family in GGUF_TARGETS else "phiforge"
+    runs_in = "llama.cpp, Ollama, phiforge" if shape.family in GGUF_TARGETS and shape.stock else "phiforge (llama.cpp has one MLP width)"
     return {
         "layout": shape.family,
         "parameters, counted": f"{shape.parameters():,} ({human_count(shape.parameters())}, {size_category(shape.parameters())})",
-        "width x layers": f"{shape.width} x {shape.depth}, {shape.heads} heads of {shape.head_width}, MLP {shape.mlp_width}",
+        "width x layers": f"{shape.width} x {shape.depth}, {shape.heads} heads of {shape.head_width}, MLP {_mlp(shape)}",
         "vocabulary": f"{vocabulary:,}" + ("" if known else " (predicted; the tokenizer decides)"),
         "context": f"{shape.context_length:,} tokens; {size(shape.cache_bytes(shape.context_length))} of key/value cache in F16 when full",
         "operations for a token": f"{human_count(shape.training_flops())} to train, {human_count(shape.forward_flops())} to read",
         "file sizes": f"F32 {size(4 * shape.parameters())}, F16 {size(2 * shape.parameters())}, Q8_0 {size(8.5 / 8 * shape.parameters())}",
         "runs in": runs_in,
     }
+
+
+def _mlp(shape: DecoderShape) -> str:
+    return str(shape.mlp_width) if shape.mlp_widths is None else f"{shape.mlp_width} down to {shape.mlp_widths[-1]}"
 
 
 def training_bytes(shape: DecoderShape, rows: int, length: int, *, bf16: bool) -> int:
