@@ -114,8 +114,8 @@ def sequential_least_pairs(m: int = 1, alpha: float = 0.05) -> int:
 def next_step(differences: Mapping[str, ArrayLike], *, max_pairs: int, alpha: float = 0.05, family_size: int | None = None) -> NextStep:
     """After each pair: go on, or stop, and why. Stopping never costs validity: the p value holds whenever one looks.
 
-    An arm is `clear` once its p after Holm is at most alpha (it stays so), `full` at max_pairs, `hopeless` where even unanimous pairs up to
-    max_pairs could not make it clear, else `open`. Only open arms need another pair.
+    An arm is `clear` once its p after Holm is at most alpha (unless its mean has turned round since), `full` at max_pairs, `hopeless` where
+    even unanimous pairs up to max_pairs could not make it clear, else `open`. Only open arms need another pair.
     """
     if max_pairs < 1:
         raise DataError(f"max_seeds={max_pairs}: at least one pair is needed", fix="give max_seeds a number from 6 up")
@@ -123,16 +123,17 @@ def next_step(differences: Mapping[str, ArrayLike], *, max_pairs: int, alpha: fl
     names = list(differences)
     if not names:
         return NextStep(False, "there is no arm to compare", {})
-    adjusted = holm([anytime(differences[name]).p for name in names], family=m)
+    given = {name: checked(differences[name], name=f"differences of arm {name!r}") for name in names}
+    games = {name: anytime(values) for name, values in given.items()}
+    adjusted = holm([game.p for game in games.values()], family=m)
     standing: dict[str, Standing] = {}
-    for name, p in zip(names, adjusted, strict=True):
-        values = checked(differences[name], name=f"differences of arm {name!r}")
-        if p <= alpha:
+    for (name, values), p in zip(given.items(), adjusted, strict=True):
+        if p <= alpha and games[name].direction == np.sign(values.sum()):
             standing[name] = "clear"
         elif values.size >= max_pairs:
             standing[name] = "full"
         else:
-            standing[name] = "open" if _best_log(values, max_pairs) >= math.log(1 / alpha) else "hopeless"
+            standing[name] = "open" if p <= alpha or _best_log(values, max_pairs) >= math.log(1 / alpha) else "hopeless"
     waiting = [name for name in names if standing[name] == "open"]
     if waiting:
         return NextStep(True, f"not clear yet: {', '.join(waiting)}", standing)

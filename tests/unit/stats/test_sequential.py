@@ -81,6 +81,8 @@ def test_going_on_and_stopping() -> None:
     assert not full.go_on and full.arms["b"] == "full" and "max_seeds=8" in full.reason
     hopeless = next_step({"b": [1.0, -1.0] * 6}, max_pairs=13)
     assert not hopeless.go_on and hopeless.arms["b"] == "hopeless"
+    turned = {"a": [-0.1] * 7 + [9.0, 8.0, 7.0]}  # clear downward once, and now its mean says upward
+    assert next_step(turned, max_pairs=24).arms["a"] == "open"
     assert next_step({"a": []}, max_pairs=24).go_on
     assert next_step({"a": []}, max_pairs=5).arms["a"] == "hopeless"  # five pairs can't decide: known before the first
     assert not next_step({}, max_pairs=24).go_on
