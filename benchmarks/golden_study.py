@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+PREDICTION = Path(__file__).parents[1] / "docs" / "studies" / "golden-ratio-prediction.md"
 PIECE = 8_000  # characters of a book's piece: small, so that what is held out comes from every book
 PROMPT_KEYS = ("instruction", "prompt")
 RESPONSE_KEYS = ("output", "response")
@@ -104,6 +105,14 @@ def _prepare(arguments: argparse.Namespace) -> None:
         write_jsonl(arguments.out.with_name(arguments.out.name + "-chats") / "chats.jsonl", chats)  # not beside: a folder is read whole
 
 
+def _report(arguments: argparse.Namespace) -> None:
+    from golden_report import document
+    from golden_text import read_study
+
+    experiments = [read_study(folder) for folder in arguments.experiment]
+    sys.stdout.write(document(arguments.prediction.read_text(encoding="utf-8"), experiments))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -116,12 +125,9 @@ def main() -> None:
     report = verbs.add_parser("report", help="write the study's document on stdout")
     report.add_argument("experiment", nargs="+", type=Path)
     report.set_defaults(do=_report)
+    report.add_argument("--prediction", type=Path, default=PREDICTION, help="what was predicted, hand-written")
     arguments = parser.parse_args()
     arguments.do(arguments)
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    raise SystemExit("not written yet")
 
 
 if __name__ == "__main__":
