@@ -187,7 +187,7 @@ def _tried_rate(config: Any, shape: DecoderShape, length: int, device: str) -> f
     model.to(device)
     rows = min(config.per_device_train_batch_size, max(1, 4096 // length))
     ids = torch.randint(shape.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
-    batch = {"input_ids": ids, "shift_labels": ids, "position_ids": torch.arange(length).expand(rows, -1)}
+    batch = {"input_ids": ids, "labels": ids, "shift_labels": ids, "position_ids": torch.arange(length).expand(rows, -1)}
     loss = config.loss if config.loss != "auto" else "fused" if supports(model) else "stock"
     precision = config.precision if config.precision != "auto" else "bf16" if hardware.has_bf16(device) else "fp32"
     return rows * length / seconds_per_step(model, batch, precision=precision, loss=loss)
