@@ -162,3 +162,16 @@ def test_pictures_in_one_file(tmp_path: Path, name: str, capsys: pytest.CaptureF
         assert "var(" not in text and minidom.parseString(text).documentElement.tagName == "svg"
     assert _guarded(["plan", "size=300K", "--svg", str(tmp_path / "plan.png")]) == 2
     assert _guarded(["plan", "size=300K", "--svg", str(tmp_path / "none" / name)]) == 2
+
+
+def test_other_layouts_are_tried_too_and_say_where_they_run(tmp_path: Path) -> None:
+    gpt2 = planned(tmp_path, family="gpt2", size="200K", max_steps=3)["pretrain"]
+    assert gpt2.facts["layout"] == "gpt2" and "llama.cpp" in gpt2.facts["runs in"] and "tried here" in gpt2.facts["speed"]
+    tapered = planned(tmp_path, size="300K", mlp_taper=True, shape="golden", max_steps=3)["pretrain"]
+    assert tapered.facts["runs in"].startswith("phiforge (") and " down to " in tapered.facts["width x layers"]
+
+
+def test_a_named_size_has_its_own_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_matrix_speed", lambda device: 100.0)
+    step = planned(tmp_path, size="gpt2-small", max_steps=3)["pretrain"]
+    assert step.facts["parameters, counted"].startswith("124,439,808 ")
