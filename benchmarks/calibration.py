@@ -259,7 +259,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = simulate(arguments.families, arguments.quick)
     if arguments.pool:
-        results += pool_rates(arguments.pool, arguments.metric, 2_000)
+        results += pool_rates(arguments.pool, arguments.metric, 20_000)
         print("\n".join(line(result) for result in results if "real pairs" in result["name"] or "pool" in result["name"]))
     if not arguments.no_record:
         config = {
