@@ -152,11 +152,11 @@ def _who(x: Experiment, name: str, groups: list[list[Arm]]) -> Markup:
     """Which arms share a line, and which have none."""
     drawn = sum(map(len, groups))
     if len(groups) == 1 and drawn == len(x.arms):
-        return tag("p", "the same in every arm", klass="tag wrap") if drawn > 1 else Markup("")
+        return tag("p", "the same in every arm", klass="tag") if drawn > 1 else Markup("")
     said = [f"{short(arms[0].name, 24)} = {', '.join(short(a.name, 24) for a in arms[1:])}" for arms in groups if len(arms) > 1]
     text = f"On one line: {'; '.join(said)}. " if said else ""
     text += f"The others did not schedule their {words(name)}." if drawn < len(x.arms) else ""
-    return tag("p", text, klass="tag wrap") if text else Markup("")
+    return tag("p", text, klass="tag") if text else Markup("")
 
 
 def _scheduled(arm: Arm, name: str) -> Line | None:

@@ -85,7 +85,7 @@ font-size:.92rem}
 .strips .row{display:contents}.strips .l{max-width:17rem;padding:.2rem 0}.strips .v{font-variant-numeric:tabular-nums;font-size:.86rem}
 .strips svg{display:block;width:100%;height:2.5rem;overflow:visible}.strips svg.axis{height:2.1rem}
 .verdict{border-left:3px solid var(--line);padding-left:.9rem}
-.tag{color:var(--muted);font-size:.8rem;white-space:nowrap}.tag.wrap{white-space:normal}
+.tag{color:var(--muted);font-size:.8rem}
 table.v th{white-space:normal;overflow-wrap:normal;vertical-align:bottom}table.v td{vertical-align:middle}td.w,.badge{white-space:nowrap}
 table.v td{min-width:3rem}.after{margin:.9rem 0 0}.after p{margin:.2rem 0}.lead+.note{margin-top:.6rem}.card.heed{border-color:var(--warn)}
 h3 .mark{vertical-align:0}

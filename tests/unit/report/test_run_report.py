@@ -188,3 +188,22 @@ def test_a_file_that_is_no_safetensors_has_no_size(tmp_path, content):
 def test_reports_need_no_torch_and_no_matplotlib_at_import():
     code = "import sys, phiforge.report.run, phiforge.report.markdown; print({'torch', 'matplotlib', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def test_golden_schedules_phases_and_rollbacks_are_drawn(make_run):
+    path = make_run(full=False)
+    lines = []
+    for step in range(1, 101):
+        phase = 1 if step <= 38 else 2
+        line = {"step": step, "tokens": 100 * step, "loss": 3 - step / 100, "learning_rate": 1e-3, "phase": phase}
+        lines.append(line | {"batch_size": 8 if phase == 1 else 12, "dropout": 0.1 - step / 2000, "weight_decay": 0.01 + step / 20000})
+        if step == 60:
+            rollback = {"at": 64, "to": 60, "reason": "the loss was <b>not</b> finite", "loss": None, "scale": 1.0}
+            lines.append({"step": 60, "epoch": 0.5, "rollback": rollback})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = render_run(path).read_text(encoding="utf-8")
+    Page(text)
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    assert [re.sub(r" ?<.*", "", title) for title in titles] == ["Loss", "Learning rate", "Batch", "Dropout", "Weight decay"]
+    assert text.count("phase 2") == text.count("rolled back") == len(titles)
+    assert "saw the loss was &lt;b&gt;not&lt;/b&gt; finite at step 64 and went back to step 60" in text
