@@ -120,13 +120,14 @@ def _experiment(
     from phiforge.lab.arms import resolve
     from phiforge.lab.controls import add_controls
     from phiforge.lab.experiment import load_experiment
-    from phiforge.lab.settle import read_settled
+    from phiforge.lab.settle import foreseen, read_settled
 
     experiment = load_experiment(name, keys)
     short = name if not name.endswith((".yaml", ".yml")) else Path(name).stem
     folder = out or Path("runs") / short.replace("/", "-")
     if plan:
-        shown = lab.preview(add_controls(resolve(experiment)), read_settled(folder), how[0])
+        design = add_controls(resolve(experiment))
+        shown = lab.preview(design, read_settled(folder) or foreseen(design, folder), how[0])
         if json:
             typer.echo(json_module.dumps(shown, ensure_ascii=False))
         return

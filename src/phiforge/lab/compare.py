@@ -21,9 +21,9 @@ from phiforge.core.config import build, load_yaml, to_data, to_yaml
 from phiforge.core.errors import ConfigError, Interrupted, PreflightError
 from phiforge.core.hardware import preflight_disk
 from phiforge.core.lock import Lock
-from phiforge.core.parallel import run_all
 from phiforge.core.seeds import derive
 from phiforge.lab.arms import ArmPlan, Design, arm_recipe, chosen, resolve, settings_to_try, shared_recipe, trial_recipe
+from phiforge.lab.cluster import run_tasks
 from phiforge.lab.controls import add_controls, control_for
 from phiforge.lab.decide import Evidence, assemble, differences, family, pairs_of
 from phiforge.lab.experiment import Experiment, flat
@@ -208,14 +208,16 @@ def _run(bench: Bench, tasks: Sequence[Task], what: str, after: Callable[[Task, 
         return
     if len(waiting) < len(tasks):
         console.say(f"{what}: {len(tasks) - len(waiting)} of {len(tasks)} runs are done already")
-    results = run_all(
-        bench.how.trial, waiting, jobs=bench.how.jobs, cluster=bench.how.cluster, gpus=bench.how.gpus, retries=1 if bench.how.cluster else 0
-    )
+    how = bench.how
+    retries = 1 if how.cluster else 0
+    results = run_tasks(how.trial, waiting, out=bench.out, jobs=how.jobs, cluster=how.cluster, gpus=how.gpus, retries=retries)
     with console.progress(what, len(tasks), count=True) as bar:
         bar.set(len(tasks) - len(waiting))
         for done, (index, result) in enumerate(results, 1):
             task = waiting[index]
             if isinstance(result, Interrupted | KeyboardInterrupt | PreflightError):  # not the arm's fault: nothing is counted
+                if isinstance(result, PreflightError):
+                    shutil.rmtree(task.folder, ignore_errors=True)
                 raise result
             if isinstance(result, BaseException):
                 bench.died[task.folder] = f"{type(result).__name__}: {result}" if not hasattr(result, "what") else str(result)

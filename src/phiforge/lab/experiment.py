@@ -28,6 +28,7 @@ from phiforge.core.errors import ConfigError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}")  # names a folder, so no slashes; `=` belongs to the controls we add
 _FACTOR = re.compile(r"x[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 MAX_SEEDS = 1000
+_LONG = {"settings", "about", "control_of"}  # keys of an arm that says more than its settings
 # Words in a metric's name that tell which way is up.
 _LOWER = ("loss", "bits_per_byte", "perplexity", "seconds", "bytes", "error", "divergence")
 _HIGHER = ("accuracy", "reward", "margin", "score", "tokens_per_second", "win_rate", "f1", "bleu", "rouge", "exact_match")
@@ -46,8 +47,14 @@ class Arm(Config):
         """`{}` and `{key: value}` are the settings themselves."""
         if data is None:
             return {}
-        if isinstance(data, Mapping) and not ({"settings", "about", "control_of"} & set(data)):
+        if not isinstance(data, Mapping):
+            return data
+        if not _LONG & set(data):
             return {"settings": dict(data)}
+        strangers = [key for key in data if key not in _LONG]
+        if strangers:
+            beside = ", ".join(key for key in data if key in _LONG)
+            raise ValueError(f"unknown key {strangers[0]!r} beside {beside}; settings go under settings")
         return data
 
     @field_validator("settings")
@@ -255,17 +262,28 @@ def load_experiment(name: str, keys: Mapping[str, Any] | None = None) -> Experim
             raise ConfigError(f"no experiment is called {name!r}; {nearest(name, experiment_names())}")
         data = parse_yaml((_shipped() / f"{name}.yaml").read_text(encoding="utf-8"), where=name)
     for key, value in (keys or {}).items():
-        own = key in Experiment.model_fields
-        if key in ("seeds", "arms", "also") and not isinstance(value, Mapping):
-            data[key] = value
-        elif own:
-            merge(data, {key: value})
-        else:
-            base = data.get("base") or {}
-            if not isinstance(base, Mapping):
-                raise ConfigError(f"{name}: base: must be a mapping of keys to values")
-            data["base"] = merge(nested(base), {key: value})
+        _lay(data, key, value, name)
     return build(Experiment, data, where=name)
+
+
+def _lay(data: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Lay one key of the command line over an experiment's plain data."""
+    arms = data.get("arms")
+    if key == "arms" and isinstance(value, Mapping) and isinstance(arms, dict):
+        for name, settings in value.items():
+            long = (
+                all(isinstance(one, Mapping) for one in (arms.get(name), settings))
+                and _LONG & set(arms[name])
+                and not _LONG & set(settings)
+            )
+            merge(arms, {name: {"settings": settings} if long else settings})
+    elif key in Experiment.model_fields:
+        merge(data, {key: value})
+    else:
+        base = data.get("base") or {}
+        if not isinstance(base, Mapping):
+            raise ConfigError(f"{where}: base: must be a mapping of keys to values")
+        data["base"] = merge(nested(base), {key: value})
 
 
 def _near_its_file(data: dict[str, Any], file: Path) -> dict[str, Any]:

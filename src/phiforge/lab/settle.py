@@ -5,17 +5,19 @@ The same run tells how fast training is here, and whether the metric that is to 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from phiforge.core import atomic, hardware
-from phiforge.core.config import Config, build, load_yaml, nearest, to_data
+from phiforge.core.config import Config, build, load_yaml, nearest, to_data, to_yaml
 from phiforge.core.errors import ConfigError
 from phiforge.core.runs import Run
-from phiforge.lab.arms import LENGTHS, Design, arm_recipe, config_of, trains, trial_recipe
+from phiforge.lab.arms import LENGTHS, Design, arm_recipe, config_of, settings_to_try, trains, trial_recipe
 from phiforge.lab.trials import Task, run_trial
+from phiforge.recipes.plan import plan_recipe
 from phiforge.recipes.recipe import Recipe
 
 SETTLED = "settled.yaml"
@@ -54,8 +56,6 @@ def read_settled(out: Path) -> Settled | None:
 
 def write_settled(out: Path, settled: Settled) -> None:
     """Keep it."""
-    from phiforge.core.config import to_yaml
-
     atomic.write_text(out / SETTLED, to_yaml(settled))
 
 
@@ -112,6 +112,24 @@ def _short(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"steps": steps})
 
 
+def foreseen(design: Design, out: Path) -> Settled:
+    """What `plan` says of the baseline, for a look ahead of the first run: nothing is written."""
+    plans = {plan.name: plan.facts for plan in plan_recipe(arm_recipe(design, design.baseline.settings), out)}
+    facts = plans.get(design.step, {})
+    tokens, steps = facts.get("tokens in all"), facts.get("steps")
+    return Settled(
+        tokens_per_second=_first_number(facts.get("speed")),
+        tokens_per_step=tokens / steps if tokens and steps else None,
+        parameters=round(_first_number(facts.get("parameters, counted")) or 0) or None,
+    )
+
+
+def _first_number(text: Any) -> float | None:
+    """1234.0 of `1,234 tokens/s (tried here)`."""
+    found = re.match(r"[0-9][0-9,]*", str(text)) if text else None
+    return float(found[0].replace(",", "")) if found else None
+
+
 # -- what is to come --------------------------------------------------------------------------------------------------
 
 
@@ -119,8 +137,6 @@ def outlook(design: Design, settled: Settled | None) -> dict[str, Any]:
     """What the experiment will take: runs, tokens and seconds of one, of all, and disk. None = not known yet."""
     experiment = design.experiment
     tune = experiment.tune
-    from phiforge.lab.arms import settings_to_try
-
     tuning = tune.seeds * sum(len(settings_to_try(design, arm)) for arm in design.arms) if tune else 0
     seeds = experiment.max_seeds if experiment.until_clear else len(experiment.seeds)
     runs = len(design.arms) * seeds + tuning + min(experiment.noise_pairs, seeds)

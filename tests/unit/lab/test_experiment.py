@@ -47,7 +47,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "an arm that is a number": ({"arms": {"a": {}, 3: {}}}, "arms"),
     "a long arm": ({"arms": {"a": {}, "b" * 80: {}}}, "a name has"),
     "arms that differ in case": ({"arms": {"a": {}, "b": {}, "B": {"effect": 1}}}, "differ in case alone"),
-    "an arm's unknown key": ({"arms": {"a": {}, "b": {"about": "x", "setings": {}}}}, "arms.b.setings"),
+    "an arm's unknown key": ({"arms": {"a": {}, "b": {"about": "x", "setings": {}}}}, "unknown key 'setings' beside about"),
     "an arm's unknown setting": (
         {"arms": {"a": {}, "b": {"lerning_rate": 1}}},
         "arm b: unknown key 'lerning_rate'; did you mean",
