@@ -6,6 +6,7 @@ Ray is imported here only, and only when it is asked for.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
@@ -32,7 +33,14 @@ Outcome = tuple[int, Any]
 
 
 def run_all(
-    function: Callable[[Any], Any], items: Sequence[Any], *, jobs: int = 1, cluster: str | None = None, gpus: float = 0.0, retries: int = 0
+    function: Callable[..., Any],
+    items: Sequence[Any],
+    *,
+    jobs: int = 1,
+    cluster: str | None = None,
+    gpus: float = 0.0,
+    retries: int = 0,
+    shared: Any = None,
 ) -> Iterator[Outcome]:
     """`(place of the item, function(item))` for every item, as each is done; where it failed, the exception in place of the result.
 
@@ -40,6 +48,7 @@ def run_all(
     processes, each with its share of the cores. `cluster`: Ray, `local:N` (N processes on this machine) or a cluster's address; one core
     and `gpus` (a fraction will do) for an item. An item whose process dies is tried again `retries` times; one that raises is
     not, as it would again.
+    `shared`: plain data that every call gets as its second argument; a cluster holds it once on each machine.
     Ctrl-C (KeyboardInterrupt, Interrupted) is passed on to what is running, which may save, and raised. ConfigError for what can't be.
     """
     if jobs < 1:
@@ -47,10 +56,16 @@ def run_all(
     if retries < 0 or gpus < 0:
         raise ConfigError(f"retries={retries} and gpus={gpus:g} must not be negative")
     if cluster is not None:
-        return _on_ray(function, items, cluster, gpus, retries)
+        return _on_ray(function, items, cluster, gpus, retries, shared)
+    if shared is not None:
+        function = functools.partial(_with_shared, function, shared)
     if jobs > 1 and len(items) > 1:
         return _in_processes(function, items, min(jobs, len(items)), retries)
     return _here(function, items)
+
+
+def _with_shared(function: Callable[..., Any], shared: Any, item: Any) -> Any:
+    return function(item, shared)
 
 
 def _here(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Outcome]:
@@ -228,7 +243,7 @@ def _death(code: int | None) -> PhiforgeError:
 # -- Ray --------------------------------------------------------------------------------------------------------------
 
 
-def _on_ray(function: Callable[[Any], Any], items: Sequence[Any], cluster: str, gpus: float, retries: int) -> Iterator[Outcome]:
+def _on_ray(function: Callable[..., Any], items: Sequence[Any], cluster: str, gpus: float, retries: int, shared: Any) -> Iterator[Outcome]:
     local = local_processes(cluster)
     ray = _ray()
     with _joined(ray, cluster, local):
@@ -236,7 +251,8 @@ def _on_ray(function: Callable[[Any], Any], items: Sequence[Any], cluster: str, 
         paths = [path for path in sys.path if path] if local else []
         threads = threads_each(local) if local else 1
         name = f"{function.__module__}:{function.__qualname__}"
-        pending = {task.remote(name, item, paths, threads): index for index, item in enumerate(items)}
+        extra = () if shared is None else (ray.put(shared),)
+        pending = {task.remote(name, item, paths, threads, *extra): index for index, item in enumerate(items)}
         try:
             while pending:
                 for done in ray.wait(list(pending), num_returns=1)[0]:
@@ -300,7 +316,7 @@ def _joined(ray: Any, cluster: str, local: int | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _remote(name: str, item: Any, paths: list[str], threads: int) -> tuple[bool, Any]:
+def _remote(name: str, item: Any, paths: list[str], threads: int, *shared: Any) -> tuple[bool, Any]:
     """What a Ray task does. The function comes by name: code is not sent, so every machine needs the same phiforge."""
     os.environ.update({variable: str(threads) for variable in _THREADS})
     sys.path.extend(path for path in paths if path not in sys.path)
@@ -309,4 +325,4 @@ def _remote(name: str, item: Any, paths: list[str], threads: int) -> tuple[bool,
         call = getattr(importlib.import_module(module), function)
     except BaseException as error:
         return False, _sendable(error)
-    return _attempt(call, item)
+    return _attempt(functools.partial(_with_shared, call, shared[0]) if shared else call, item)

@@ -164,13 +164,17 @@ def trained_on_validation(scene: Scene) -> Iterator[Finding]:
             yield finding("trained on validation", arm, trial, "it trained on the validation text itself", invalid=True)
             continue
         own, shared = trial.parent("data"), base.parent("data") if base is not None else None
-        held = shared or own
-        if own is None or held is None:
+        if own is None or shared is None:
             continue
-        leaked = found(own, held)
-        usual = found(shared, held) if arm != scene.baseline and shared is not None and shared.path != own.path else None
-        if leaked is not None and leaked.more_than(usual):
-            yield finding("trained on validation", arm, trial, f"its training text holds validation text: {leaked}", invalid=True)
+        if arm == scene.baseline:
+            usual = found(own, own)
+            if usual is not None and usual.more_than(None):
+                text = f"the training text repeats the validation text ({usual}): values tell of remembering too, in every arm"
+                yield finding("repeats", arm, None, text, invalid=False)
+        elif own.fingerprint != shared.fingerprint:
+            leaked = found(own, shared)
+            if leaked is not None and leaked.more_than(found(shared, shared)):
+                yield finding("trained on validation", arm, trial, f"its training text holds validation text: {leaked}", invalid=True)
 
 
 def other_order(scene: Scene) -> Iterator[Finding]:
@@ -194,9 +198,7 @@ def other_length(scene: Scene) -> Iterator[Finding]:
             one, two = (t.outcome.metrics.get(name) for t in (trial, base))
             if isinstance(one, int | float) and isinstance(two, int | float) and two > 0:
                 if abs(one / two - 1) > _TOKENS_ALIKE:
-                    text = (
-                        f"trained on {one / two:.2f} times the {name} of {scene.baseline}: training is part of the difference"
-                    )
+                    text = f"trained on {one / two:.2f} times the {name} of {scene.baseline}: training is part of the difference"
                     yield finding("length", arm, trial, text, invalid=False)
                 break
         else:

@@ -16,7 +16,9 @@ from phiforge.data.prepare import read_split
 
 WORDS = 13  # in a passage: the length at which Brown et al. 2020 (arXiv 2005.14165, appendix C) call a passage shared
 _MOST_HELD, _MOST_READ = 4_000_000, 60_000_000  # characters; a sample of the start where there is more
-_SHARE, _TIMES = 0.02, 2.0  # passages shared: from here it is a leak, and this many times what the baseline's own training text shares
+# Shares of held-out passages: a leak is at least the first, and this many times what the baseline's own training text has; without one
+# to hold it against, half of them.
+_SHARE, _TIMES, _MUCH = 0.02, 2.0, 0.5
 _LONG = 200  # characters of a document that is more than a phrase
 _WORD = re.compile(r"\w+")
 
@@ -30,14 +32,10 @@ class Leak:
     passages: float
 
     def more_than(self, usual: Leak | None) -> bool:
-        """Whether it is a leak, beyond what is usual between these corpora."""
+        """Whether it is a leak, beyond what the baseline's own training text shares; without that, beyond what corpora do."""
         if self.documents > (usual.documents if usual else 0):
             return True
-        return (
-            self.passages >= _SHARE
-            and (usual is None or self.passages > _TIMES * usual.passages)
-            and (usual is not None or self.passages > 0.5)
-        )
+        return self.passages >= (_MUCH if usual is None else max(_SHARE, _TIMES * usual.passages))
 
     def __str__(self) -> str:
         whole = f"{self.documents} of {self.of} held-out documents whole" if self.documents else ""

@@ -132,6 +132,15 @@ def test_training_is_the_same_to_the_last_bit_in_processes() -> None:
     assert here[0] != here[1]
 
 
+def weigh(item: int, shared: dict[str, int]) -> int:
+    return item * shared["weight"]
+
+
+def test_what_is_shared_reaches_every_call() -> None:
+    for how in ({}, {"jobs": 2}):
+        assert dict(run_all(weigh, [1, 2], shared={"weight": 3}, **how)) == {0: 3, 1: 6}
+
+
 def test_what_can_not_be_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="jobs=0 must be at least 1"):
         run_all(work, [1], jobs=0)
@@ -197,6 +206,11 @@ def alive(process: int) -> bool:
 @needs_ray
 def test_on_ray_as_here(cluster: str) -> None:
     same_failures(results(ITEMS, cluster=cluster))
+
+
+@needs_ray
+def test_what_is_shared_reaches_every_task(cluster: str) -> None:
+    assert dict(run_all(weigh, [1, 2], shared={"weight": 3}, cluster=cluster)) == {0: 3, 1: 6}
 
 
 @needs_ray

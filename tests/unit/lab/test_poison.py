@@ -88,6 +88,14 @@ def test_an_arm_whose_training_documents_hold_validation_documents(tmp_path: Pat
     assert ("1 of 6 held-out documents whole" in trial(verdict, 2)["error"]) == (how != "part")
 
 
+def test_a_corpus_that_repeats_itself_is_told_and_no_arm_is_blamed(tmp_path: Path) -> None:
+    held = texts(6, 1000)
+    arm, base = make_sides(tmp_path, 6, data=make_data(tmp_path / "loop", [*texts(20, 0), *(text[10:] for text in held)], held))
+    verdict = compare(arm, base)
+    assert row(verdict)["n"] == 6
+    said(verdict, "the training text repeats the validation text", "in every arm")
+
+
 def test_other_training_text_that_holds_nothing_of_the_validation_text_is_fine(tmp_path: Path) -> None:
     held = texts(6, 1000)
     arm, base = make_sides(tmp_path, 6, data=make_data(tmp_path / "clean", texts(20, 0), held))
