@@ -28,15 +28,19 @@ class RecordMetrics(TrainerCallback):
     def __init__(self, run: RunWriter, stream: TrainStream, row_length: int, seconds_before: float = 0.0) -> None:
         self.run, self.stream, self.row_length = run, stream, row_length
         self.seconds_before = seconds_before
+        self.began: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began, self.first_step = time.monotonic(), state.global_step
+        now = time.monotonic()
+        if self.began is not None:  # again in this process: after a rollback
+            self.seconds_before += now - self.began
+        self.began, self.first_step = now, state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         values = dict(logs or {})
         if "train_runtime" in values:  # Trainer's own summary of this process; wrong for a resumed run
             return
-        spent = time.monotonic() - self.began
+        spent = time.monotonic() - (self.began or 0.0)
         tokens, before = (self.stream.rows_before(step) * self.row_length for step in (state.global_step, self.first_step))
         line = {
             "step": state.global_step,

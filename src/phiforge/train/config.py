@@ -65,6 +65,9 @@ class TrainConfig(Config):
         default="auto", description="fused = our forward pass, ended by head and loss in chunks; stock = transformers'"
     )
     threads: Literal["auto"] | int = Field(default="auto", description="CPU threads; auto = a probe")
+    watchdog: Literal["auto"] | bool = Field(
+        default="auto", description="go back to the last good checkpoint when the loss spikes or is NaN; auto = where anything golden is on"
+    )
     phi: PhiConfig = Field(default=PhiConfig(), description="golden-ratio switches; all off unless set")
     report_to: list[Reporter] = Field(
         default=["none"], description="where metrics go besides the run folder: none, wandb, trackio, tensorboard"

@@ -24,6 +24,7 @@ from phiforge.train.focus import focus_phases
 from phiforge.train.interrupt import graceful
 from phiforge.train.memory import PeakMemory
 from phiforge.train.probe import Settled, micro_rows, settle
+from phiforge.train.recovery import Recovery, is_guarded, train_guarded
 from phiforge.train.regularization import Dropouts, Regularize, set_dropout
 from phiforge.train.timetables import timetable_of, warmup_of
 from phiforge.train.trainer import StreamTrainer
@@ -51,7 +52,7 @@ class Course:
             run.path / "checkpoints",
             max_steps=self.timetable.steps,
             **self.every,
-            evaluates=evaluates,
+            evaluates=evaluates and self.every["eval_steps"] <= self.timetable.steps,  # transformers would add one at the end
             autocast=stock and self.settled.precision == "bf16",
             torch_compile=stock and self.settled.compiled,
             whole_steps=self.micro_rows is not None,
@@ -64,6 +65,10 @@ class Course:
         apply = Regularize(
             plan, dropout=plan.schedules_dropout, weight_decay=plan.schedules_weight_decay, everywhere=phi.base_dropout is not None
         )
+
+        def shown(plan: Timetable) -> Callable[[int], dict[str, float]]:
+            return in_force(plan, batch=self.micro_rows is not None)
+
         return {
             "schedule": plan.rate_at,
             "optim": config.optim,
@@ -73,7 +78,8 @@ class Course:
             "compiled": self.settled.compiled,
             "micro_rows": self.micro_rows,
             "keep_best": config.load_best_model_at_end,
-            "in_force": in_force(plan, batch=self.micro_rows is not None) if phi.applies else None,
+            "in_force": shown(plan) if phi.applies else None,
+            "recovery": Recovery(plan, config, shown if phi.applies else None) if is_guarded(config) else None,
             "callbacks": [apply] if scheduled else None,
         }
 
@@ -138,7 +144,7 @@ def plan_course(config: TrainConfig, model: nn.Module, stream: TrainStream, leng
     }
     run.log(_words(config, plan, stream, length, settled) + ", ".join(f"{name} {value}" for name, value in every.items()))
     # A seventh of what is trained on in between costs some 5 % of the time (forward only).
-    between = every["eval_steps"] * plan.rows * length // total
+    between = min(every["eval_steps"], total) * plan.rows * length // total
     eval_tokens = config.eval_tokens or min(65_536, max(8_192, between // 7))
     return Course(settled=settled, timetable=plan, every=every, eval_tokens=eval_tokens, micro_rows=limit)
 
@@ -180,12 +186,17 @@ def train_to_end(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train from the start or from the last checkpoint, to the end or until asked to stop (Interrupted)."""
+    recovery = trainer.recovery
+    if recovery is not None:
+        recovery.resume(run)
     checkpoint = checkpoints.last(run.path / "checkpoints") if run.resuming else None
     step = (checkpoints.step_of(checkpoint) or 0) if checkpoint else 0
     for name in (METRICS, SAMPLES):
         run.truncate(name, step if checkpoint else -1)
     if checkpoint:
         run.log(f"going on from step {step:,}")
+    if recovery is not None:
+        recovery.say(run)
     memory = PeakMemory()
     seconds = max((line.get("seconds", 0.0) for line in read_jsonl(run.path / METRICS)), default=0.0)
     total = trainer.args.max_steps
@@ -199,7 +210,8 @@ def train_to_end(
         ):
             trainer.add_callback(callback)
         if step < total:
-            trainer.train_from(checkpoint)
+            train_guarded(trainer, recovery, checkpoint, run, [SAMPLES])
+            total = trainer.args.max_steps
         elif checkpoint:
             trainer.load_finished(checkpoint)
     trainer.peak_memory_bytes = max(trainer.peak_memory_bytes, memory.read())

@@ -15,7 +15,9 @@ from phiforge.evaluate.bits_per_byte import PackedText, Precision, TextScores, s
 from phiforge.train.adapter import TrainerAdapter
 from phiforge.train.batches import TrainStream
 from phiforge.train.forward import TrainingForward
+from phiforge.train.recovery import Recovery
 from phiforge.train.schedules import Schedule
+from phiforge.train.watchdog import Watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +43,13 @@ class Validation:
         )
 
 
-class StreamTrainer(TrainerAdapter):
+class StreamTrainer(Watched, TrainerAdapter):
     """transformers.Trainer, with seekable packed data, schedule and optimizer tables, exact resume, and the fast forward pass.
 
     model: a causal LM of transformers. args: TrainingArguments (adapter.training_arguments makes them from a config).
     stream: the training batches. schedule: steps -> multiplier of the base rate. validation: none = no evaluation.
     micro_rows: most rows in a forward pass, where the batch varies. keep_best: checkpoint whenever the validation loss is the least so far.
-    in_force: step -> values to log beside its loss.
+    in_force: step -> values to log beside its loss. recovery: what to do when the watchdog barks; none = no watchdog.
     loss "stock" leaves the model's own forward in place: in fp32 and not compiled that is transformers.Trainer to the last bit.
     """
 
@@ -67,6 +69,7 @@ class StreamTrainer(TrainerAdapter):
         micro_rows: int | None = None,
         keep_best: bool = True,
         in_force: Callable[[int], dict[str, float]] | None = None,
+        recovery: Recovery | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         super().__init__(
@@ -81,6 +84,9 @@ class StreamTrainer(TrainerAdapter):
             in_force=in_force,
             callbacks=callbacks,
         )
+        self.recovery = recovery
+        if recovery is not None:
+            recovery.attach(self)
         self.validation = validation
         self.training_forward = TrainingForward(model, precision=precision, compiled=compiled) if loss == "fused" else None
 

@@ -74,7 +74,7 @@ class Watcher:
     def see(self, step: int, loss: float) -> Diverged | None:
         """Take in the loss of a step (0-based); what to do about it, if anything."""
         if not math.isfinite(loss):
-            return Diverged(step, step if self.since is None else self.since, f"the loss is {loss}", loss)
+            return Diverged(step, step if self.since is None else self.since, f"a loss of {loss}", loss)
         line = self.line()
         if loss <= line:
             self.above, self.since = 0, None
@@ -85,7 +85,7 @@ class Watcher:
         self.above, self.since = self.above + 1, step if self.since is None else self.since
         if self.above < self.patience:
             return None
-        said = f"the loss has been above {line:.3g} for {self.above} steps ({loss:.3g} now, {median(self.losses):.3g} before)"
+        said = f"a loss above {line:.3g} for {self.above} steps ({loss:.3g}, after a median of {median(self.losses):.3g})"
         return Diverged(step, self.since, said, loss)
 
     def state(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Watcher:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """One rollback. at: the step (0-based) that showed it; to: optimizer steps done in the checkpoint gone back to; loss: None for NaN."""
+    """One rollback. at: optimizer steps made when it showed; to: those of the checkpoint gone back to; loss: None for NaN and infinity."""
 
     at: int
     to: int
@@ -132,18 +132,18 @@ def next_rollback(diverged: Diverged, to: int, before: list[Rollback]) -> Rollba
     if len(before) >= ROLLBACKS:
         places = ", ".join(f"{rollback.to:,}" for rollback in before)
         raise PhiforgeError(
-            f"{diverged.reason} at step {diverged.step:,}, after {len(before)} rollbacks (to steps {places}):"
+            f"{diverged.reason} at step {diverged.step + 1:,}, after {len(before)} rollbacks (to steps {places}):"
             " training diverges by the standard schedule too",
             fix="a smaller learning_rate, a longer warmup_steps or precision=fp32",
         )
     loss = diverged.loss if math.isfinite(diverged.loss) else None
-    return Rollback(at=diverged.step, to=to, reason=diverged.reason, loss=loss, scale=0.5 ** len(before))
+    return Rollback(at=diverged.step + 1, to=to, reason=diverged.reason, loss=loss, scale=0.5 ** len(before))
 
 
 def no_checkpoint(diverged: Diverged) -> PhiforgeError:
     """What to say where there is nothing to go back to."""
     return PhiforgeError(
-        f"{diverged.reason} at step {diverged.step:,}, and there is no checkpoint from before to go back to",
+        f"{diverged.reason} at step {diverged.step + 1:,}, and there is no checkpoint from before to go back to",
         fix="save checkpoints (save_steps), a smaller learning_rate or a longer warmup",
     )
 
@@ -185,7 +185,7 @@ class Guard(TrainerCallback):
     """
 
     def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+        self.trainer, self.rollbacks = trainer, 0  # so many have been made
         self.watcher, self.pending = Watcher(), list[torch.Tensor]()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -193,7 +193,7 @@ class Guard(TrainerCallback):
         kept = state.stateful_callbacks.get(KEY)
         if kept is not None:
             self.watcher.restore(kept)
-        state.stateful_callbacks[KEY] = self.watcher.state()
+        self._keep(state)
         if kept is None and state.global_step == 0 and args.save_strategy != "no":
             self.trainer._save_checkpoint(self.trainer.model, None)
 
@@ -214,7 +214,10 @@ class Guard(TrainerCallback):
             diverged = self.watcher.see(step, loss)
             if diverged is not None:
                 raise diverged
-        state.stateful_callbacks[KEY] = self.watcher.state()
+        self._keep(state)
+
+    def _keep(self, state: Any) -> None:
+        state.stateful_callbacks[KEY] = self.watcher.state() | {"rollbacks": self.rollbacks}
 
 
 def standard_timetable(plan: Timetable, first_step: int, rate_of: Callable[[float], Rate], *, scale: float = 1.0) -> Timetable:

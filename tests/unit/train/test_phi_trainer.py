@@ -185,7 +185,7 @@ def test_a_run_that_diverges_goes_back_and_on_by_the_standard_schedule(value: fl
     trainer.add_callback(Poison(57, value))
     lines = train(trainer)
     (rollback,) = [line["rollback"] for line in trainer.state.log_history if "rollback" in line]
-    assert rollback["to"] == 50 and rollback["at"] == (57 if np.isnan(value) else 57 + PATIENCE - 1)
+    assert rollback["to"] == 50 and rollback["at"] == (58 if np.isnan(value) else 57 + PATIENCE)
     assert "back to the checkpoint of step 50" in " ".join(capsys.readouterr().err.split())
     before, after = lines[:50], lines[50:]
     assert max(line["batch_size"] for line in before) == 3 and {line["batch_size"] for line in after[:-1]} == {2}
