@@ -17,6 +17,9 @@ STREAMS: dict[str, str] = {
     "validation_text": "the validation text",
     "tokenizer": "the tokenizer",
 }
+# stream -> words in the settings that it can depend on
+_DEPENDS = {"initialisation": ("model.", "seed"), "dropout": ("dropout_seed",), "data_order": ("seed", "context", "row_offset")}
+_DRAWN = ("phi_training_phases", "phase1_focus", "phase2_focus", "sampling", "sampling_replacement", "difficulty")
 _ONLY_GROUPED = ("phi_batch_progression", "per_device_train_batch_size", "gradient_accumulation_steps", "batch_size")
 
 
@@ -44,25 +47,37 @@ def pairing(outcomes: Mapping[str, Sequence[Outcome]], baseline: str) -> tuple[l
         ]
         if not unknown and not differs:
             shared.append(about)
-        apart += [f"{about}: {arm} has its own ({_why(pairs[arm][0])})" for arm in differs]
+        apart += [f"{about}: {arm} has its own ({_why(pairs[arm][0], name)})" for arm in differs]
         if unknown:
             apart.append(f"{about}: not recorded by {_listed(unknown, len(pairs))}")
-    apart += _grouping(pairs)
-    return shared, apart
+    return shared, apart + _drawn(pairs) + _grouping(pairs)
 
 
 def _listed(arms: Sequence[str], of: int) -> str:
     return "the runs" if len(arms) == of else ", ".join(arms)
 
 
-def _why(pair: tuple[Outcome, Outcome]) -> str:
+def _why(pair: tuple[Outcome, Outcome], stream: str) -> str:
+    """The settings that differ; those that the stream can depend on, where there are such."""
     changed = _changed(pair)
+    changed = [key for key in changed if any(word in key for word in _DEPENDS.get(stream, ()))] or changed
     return f"it differs in {', '.join(changed[:4])}{', ...' if len(changed) > 4 else ''}" if changed else "with equal settings"
 
 
 def _changed(pair: tuple[Outcome, Outcome]) -> list[str]:
     run, base = flat(pair[0].settings), flat(pair[1].settings)
     return [key for key in run if key in base and run[key] != base[key]]
+
+
+def _drawn(pairs: Mapping[str, Sequence[tuple[Outcome, Outcome]]]) -> list[str]:
+    """Arms whose phases draw rows by difficulty: their uniform order is the baseline's, the rows that they see are not."""
+    told = []
+    for arm, found in pairs.items():
+        keys = [key for key in _changed(found[0]) if key.rpartition(".")[2] in _DRAWN]
+        phases = flat(found[0][0].settings).get("phi.phi_training_phases") or flat(found[0][1].settings).get("phi.phi_training_phases")
+        if keys and phases:
+            told.append(f"the rows themselves: {arm} draws by difficulty where its focus is exploitation ({', '.join(keys)})")
+    return told
 
 
 def _grouping(pairs: Mapping[str, Sequence[tuple[Outcome, Outcome]]]) -> list[str]:

@@ -16,7 +16,7 @@ from phiforge.core.config import Config, build, load_yaml, nearest, to_data, to_
 from phiforge.core.errors import ConfigError
 from phiforge.core.runs import Run
 from phiforge.lab.arms import LENGTHS, Design, arm_recipe, config_of, settings_to_try, trains, trial_recipe
-from phiforge.lab.trials import Task, run_trial
+from phiforge.lab.trials import KEPT, Task, run_trial
 from phiforge.recipes.plan import plan_recipe
 from phiforge.recipes.recipe import Recipe
 
@@ -71,8 +71,12 @@ def settle(design: Design, out: Path) -> Settled:
 
 def check_metric(design: Design, reported: list[str]) -> None:
     """The deciding metric and those beside it must be numbers that the run reports. Raises ConfigError."""
-    for metric in (design.experiment.metric, *design.experiment.also):
-        if metric not in reported:
+    if design.experiment.metric not in reported:
+        raise ConfigError(
+            f"{design.experiment.metric!r} is not a metric that {design.measure} ends with; {nearest(design.experiment.metric, reported)}"
+        )
+    for metric in design.experiment.also:
+        if metric not in (*reported, *KEPT):
             raise ConfigError(f"{metric!r} is not a metric that {design.measure} reports; {nearest(metric, reported)}")
 
 

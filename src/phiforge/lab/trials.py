@@ -152,7 +152,7 @@ def kept_metrics(final: Mapping[str, Any], lines: list[dict[str, Any]], wanted: 
         "spikes": spikes(losses),
         "grad_norm": statistics.fmean(norms) if norms else None,
         **{name: value for name, value in final.items() if name.startswith("eval_") or name in KEPT},
-        **{name: final.get(name) for name in wanted},
+        **{name: final[name] for name in wanted if name in final},
     }
     return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
 

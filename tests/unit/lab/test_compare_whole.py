@@ -230,6 +230,14 @@ def test_trials_of_other_data_are_not_mixed_in(make_experiment: Make, tmp_path: 
         compare(experiment, out, name="x")
 
 
+def test_metrics_beside_it_may_be_ours(make_experiment: Make, tmp_path: Path) -> None:
+    also = ["spikes", "grad_norm", "seconds", "eval_loss"]
+    verdict = compare(make_experiment(seeds=1, also=also), tmp_path / "out", name="x")
+    assert all(set(also) <= set(arm["trials"][0]["metrics"]) for arm in verdict["arms"])
+    with pytest.raises(ConfigError, match="'charm' is not a metric"):
+        compare(make_experiment(seeds=1, also=["charm"]), tmp_path / "other", name="x")
+
+
 def test_an_unknown_metric_is_found_before_the_first_trial(make_experiment: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'eval_bits_per_byte'"):
         compare(make_experiment(metric="eval_bits_per_bytes"), tmp_path / "out", name="x")

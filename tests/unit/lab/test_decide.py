@@ -151,6 +151,14 @@ def test_streams_are_shared_when_every_pair_has_the_same() -> None:
     assert any(line == "the tokenizer: not recorded by the runs" for line in apart)
 
 
+def test_rows_drawn_by_difficulty_are_told() -> None:
+    plain = {"phi": {"phi_training_phases": False, "phase1_focus": "exploration"}}
+    hard = {"phi": {"phi_training_phases": True, "phase1_focus": "exploitation"}}
+    _, apart = pairing({"base": streamed("base", plain), "data": streamed("data", hard)}, "base")
+    told = "the rows themselves: data draws by difficulty where its focus is exploitation (phi.phi_training_phases, phi.phase1_focus)"
+    assert told in apart
+
+
 def test_without_pairs_nothing_is_said_of_them() -> None:
     assert pairing({"base": [], "arm": outcomes("arm")}, "base") == ([], [])
 
