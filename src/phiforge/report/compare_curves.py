@@ -18,6 +18,7 @@ from phiforge.report.trajectory import Axis, Trajectory, at_equal, average, diff
 from phiforge.report.verdicts import between, decimals, interval_of, short, signed
 
 _TOGETHER = 4  # arms that one chart holds with their intervals; more get a chart each
+_SMALL_IN_SIGHT = 6  # charts of one arm each that are not folded, where it is the second set of them
 _SCHEDULES = {"learning_rate": False, "batch_size": True, "dropout": False, "weight_decay": False}  # name: drawn as stairs
 _LONGEST_SAMPLE = 1200  # characters
 _WINDOW, _SPIKE = 20, 6.0
@@ -90,7 +91,8 @@ def _small(x: Experiment, away: Sequence[tuple[Arm, Trajectory]], axis: Axis) ->
     look: dict[str, Any] = {"x_label": axis, "legend": False, "zero": True, "width": 3.5, "height": 2.1, "span": (low - pad, high + pad)}
     made = [figure(Chart("difference", "", (_series(arm, t, band=True),), **look), marked(arm, arm.name)) for arm, t in away]
     head = tag("p", f"Difference from {short(x.baseline, 30)}, mean over pairs with 95 % interval, one scale for all:", klass="tag")
-    return join([head, tag("div", join(made), klass="grid small")])
+    charts = join([head, tag("div", join(made), klass="grid small")])
+    return charts if axis == "tokens" or len(away) <= _SMALL_IN_SIGHT else details(f"each arm's difference over {axis}", charts)
 
 
 def _equal(x: Experiment, baseline: Arm, axis: Axis) -> Markup:

@@ -33,13 +33,16 @@ def interval_of(comparison: dict[str, Any], name: str = "interval") -> tuple[flo
 
 
 def decimals(values: Iterable[float | None]) -> int:
-    """Digits behind the point with which the least of these widths shows two figures.
+    """Digits behind the point for a column of such widths: the median one shows two figures, the least at most one digit more.
 
-    >>> decimals([0.0123, 0.4]), decimals([12.0]), decimals([])
-    (3, 0, 3)
+    >>> decimals([0.0123, 0.4]), decimals([12.0]), decimals([]), decimals([0.00001, 0.02, 0.03])
+    (3, 0, 3, 4)
     """
-    widths = [abs(value) for value in values if value and math.isfinite(value)]
-    return max(0, min(9, 1 - math.floor(math.log10(min(widths))))) if widths else 3
+    widths = sorted(abs(value) for value in values if value and math.isfinite(value))
+    if not widths:
+        return 3
+    least, middle = (1 - math.floor(math.log10(width)) for width in (widths[0], widths[len(widths) // 2]))
+    return max(0, min(9, least, middle + 1))
 
 
 def places(comparisons: Sequence[dict[str, Any]]) -> int:
@@ -152,8 +155,9 @@ def _few(experiment: Experiment, family: list[dict[str, Any]]) -> str:
     names = [f"{short(c.get('arm'), 30)} ({some(count_of(c), 'pair')})" for c in found]
     least = [int(value) for c in found if (value := number_of(c.get("least_pairs"))) is not None]
     m = int(number_of(experiment.data.get("family_size")) or len(family))
-    needed = f"fewer than {max(least)} pairs can't" if least else "so few can't"
-    return f"Too few seeds to say: {listed(names)}; {needed} decide {'a' if m == 1 else f'one of {m:,}'} comparison{'s' if m > 1 else ''}."
+    deciding = "a comparison" if m == 1 else f"one of {m:,} comparisons"
+    needed = f"; at least {max(least)} pairs are needed to decide {deciding}" if least else ""
+    return f"Too few seeds to say: {listed(names)}{needed}."
 
 
 def conclusion(experiment: Experiment, comparison: dict[str, Any], digits: int) -> str:

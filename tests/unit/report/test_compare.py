@@ -91,7 +91,7 @@ def test_the_verdicts_come_first_and_say_what_verdict_json_says(tmp_path):
         ({"verdict": "no detectable difference"}, "No detectable difference from standard: rate; a true difference below about 0.0"),
         (
             {"verdict": "too few seeds to say", "n": 3},
-            "Too few seeds to say: rate (3 pairs); fewer than 6 pairs can't decide a comparison.",
+            "Too few seeds to say: rate (3 pairs); at least 6 pairs are needed to decide a comparison.",
         ),
         ({"verdict": None}, "No verdict was recorded."),
     ],
