@@ -176,12 +176,21 @@ def test_kernels_give_the_same_with_two_threads(kind: str) -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("family", ["starcoder2", "llama"])
+VARIANTS: list[dict[str, Any]] = [
+    {"family": "starcoder2", "kv_heads": 2},
+    {"family": "llama", "kv_heads": 2},
+    {"family": "gpt2"},
+    {"family": "starcoder2", "mlp_taper": True},
+    {"family": "llama", "mlp_taper": True, "tie_head": False},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=["starcoder2", "llama", "gpt2", "tapered-starcoder2", "tapered-llama"])
 @pytest.mark.parametrize("length", (1, 63, 200))
 @pytest.mark.parametrize("operations", [FAST, PLAIN], ids=["fast", "plain"])
-def test_the_whole_model_equals_transformers_forward(family: str, length: int, operations: Operations) -> None:
+def test_the_whole_model_equals_transformers_forward(variant: dict[str, Any], length: int, operations: Operations) -> None:
     """Loss and every parameter's gradient, with documents in rows and labels left out."""
-    spec = DecoderSpec.model_validate({"family": family, "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "vocab_size": 101})
+    spec = DecoderSpec.model_validate({"width": 32, "depth": 2, "heads": 4, "vocab_size": 101, **variant})
     model: Any = build(resolve(spec.model_copy(update={"context_length": 512})), seed=0)
     model.config.use_cache = False  # with a cache transformers does not look for documents in a row
     model.train()
@@ -216,6 +225,17 @@ def test_the_whole_model_equals_transformers_forward(family: str, length: int, o
 def test_a_layout_that_is_not_ours_is_left_to_transformers(change: dict[str, Any]) -> None:
     shape = resolve(DecoderSpec(width=16, depth=1, heads=2, vocab_size=50, context_length=16))
     model: Any = build(shape, seed=0)
+    assert supports(model)
+    for name, value in change.items():
+        setattr(model.config, name, value)
+    assert not supports(model)
+
+
+@pytest.mark.parametrize(
+    "change", [{"activation_function": "gelu"}, {"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}]
+)
+def test_another_gpt2_is_left_to_transformers(change: dict[str, Any]) -> None:
+    model: Any = build(resolve(DecoderSpec(family="gpt2", width=16, depth=1, heads=2, vocab_size=50, context_length=16)), seed=0)
     assert supports(model)
     for name, value in change.items():
         setattr(model.config, name, value)
