@@ -44,6 +44,14 @@ def test_it_learns_on_conversations_it_has_not_seen(taught: Run) -> None:
     assert [line["step"] for line in lines] == [0, 10, 20, 30, 40]
 
 
+def test_it_keeps_which_held_out_questions_it_answered_right(taught: Run) -> None:
+    outcomes = list(read_jsonl(taught.path / "items.jsonl"))
+    assert len({line["item"] for line in outcomes}) == len(outcomes) == 4
+    right = sum(line["correct"] for line in outcomes)
+    assert taught.manifest.metrics["eval_exact_match"] == right / 4
+    assert "items.jsonl" in taught.manifest.artefacts
+
+
 def test_the_run_says_what_it_was_made_from(taught: Run) -> None:
     found = json.loads((taught.path / "data.json").read_text())
     assert found["conversations"] == 200 and found["template"] == "chatml"

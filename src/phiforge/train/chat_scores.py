@@ -124,3 +124,25 @@ class Answerer:
             Answer(example.question, completion.text.strip(), completion.finish_reason == "stop")
             for example, completion in zip(self.examples, completions, strict=True)
         ]
+
+
+def reference(example: Example, form: ChatFormat) -> str | None:
+    """The first answer of a held-out conversation as text; None where it was cut off, so that no answer could equal it."""
+    trained = np.flatnonzero(example.trained)
+    breaks = np.flatnonzero(np.diff(trained) > 1)
+    first = example.ids[trained[: breaks[0] + 1 if len(breaks) else len(trained)]]
+    ends = np.flatnonzero(np.isin(first, form.stops))
+    return form.tokenizer.decode([int(token) for token in first[: ends[0]]]).strip() if len(ends) else None
+
+
+def items(examples: Sequence[Example], answers: Sequence[Answer], form: ChatFormat) -> list[dict[str, str | bool]]:
+    """[{item, correct}]: whether an answer is its reference word for word, ended by the model itself.
+
+    An item is called by its conversation's text, so that runs with other seeds and tokenizers have the same ones.
+    """
+    pairs = [(example, answer, reference(example, form)) for example, answer in zip(examples, answers, strict=True)]
+    return [
+        {"item": example.key.hex()[:16], "correct": answer.ended and answer.text == expected}
+        for example, answer, expected in pairs
+        if expected is not None
+    ]

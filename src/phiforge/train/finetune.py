@@ -5,6 +5,7 @@ Small: `phiforge finetune RUN data=chats.jsonl max_steps=50 --out runs/chat`.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.trainer_callback import TrainerCallback
 
 from phiforge.core import hardware
-from phiforge.core.atomic import write_json
+from phiforge.core.atomic import write_json, write_text
 from phiforge.core.errors import DataError
 from phiforge.core.runs import METRICS, Run, RunWriter, read_jsonl
 from phiforge.core.seeds import derive, generator
@@ -26,14 +27,14 @@ from phiforge.train import checkpoints
 from phiforge.train.adapter import quiet, require_reporters
 from phiforge.train.chat_format import ChatFormat, chat_format
 from phiforge.train.chat_rows import ChatRows, ChatSet, facts, load
-from phiforge.train.chat_scores import Answerer, HeldOut, evenly
+from phiforge.train.chat_scores import Answerer, HeldOut, evenly, items
 from phiforge.train.finetune_config import FinetuneConfig
 from phiforge.train.loop import choose_weights, costs, plan_course, stream_of, train_to_end
 from phiforge.train.pretrain import save_model
 from phiforge.train.streams import arrays_digest, record_streams
 from phiforge.train.trainer import StreamTrainer
 
-REPORT = "data.json"
+REPORT, ITEMS = "data.json", "items.jsonl"
 FEW_STEPS = 20  # below this many optimizer steps nobody should expect much
 
 
@@ -199,13 +200,24 @@ def finish(trainer: ChatTrainer, config: FinetuneConfig, form: ChatFormat, chats
         metrics |= {**scores.metrics(), "eval_loss_before": first, "eval_loss_standard_error": scores.loss.standard_error}
         before = f" ({first:.3f} before)" if first is not None else ""
         run.log(f"held-out answers: loss {scores.loss}{before}, next-token accuracy {scores.accuracy}")
-    answers = Answerer(model, form, chats.validation[: config.final_questions], config.sample_tokens * 2, config.seed).answer()
+    asker = Answerer(model, form, chats.validation[: config.final_questions], config.sample_tokens * 2, config.seed)
+    answers = asker.answer()
     if answers:
         ended = sum(answer.ended for answer in answers)
         metrics |= {"eval_turns_ended": ended / len(answers), "eval_questions_answered": len(answers)}
         run.log(f"{ended} of {len(answers)} held-out questions answered to the end within {config.sample_tokens * 2} tokens")
+        metrics |= write_items(items(asker.examples, answers, form), run)
     if run.leader:
         with tempfile.TemporaryDirectory() as folder:
             form.tokenizer.save(Path(folder))
             save_model(model, Path(folder), run.path / "model")
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def write_items(outcomes: list[dict[str, str | bool]], run: RunWriter) -> dict[str, Any]:
+    """items.jsonl, which `phiforge compare` holds against another run's question by question; the share that is right as a metric."""
+    if not outcomes:
+        return {}
+    if run.leader:
+        write_text(run.path / ITEMS, "".join(json.dumps(outcome) + "\n" for outcome in outcomes))
+    return {"eval_exact_match": sum(bool(outcome["correct"]) for outcome in outcomes) / len(outcomes)}
