@@ -86,7 +86,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("family", ["starcoder2", "llama"])
+@pytest.mark.parametrize("family", ["starcoder2", "llama", "gpt2"])
 @pytest.mark.parametrize("name, accumulation", [("cosine", 1), ("linear", 2)])
 def test_bit_equal_to_transformers(family: str, name: str, accumulation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHIFORGE_DEVICE", "cpu")
