@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -151,3 +153,19 @@ def test_the_sampler_yields_each_row_once_in_either_focus() -> None:
     assert [(1, row) for row in sampler] == [order[50 + g] for g in range(50)], "exploration is the order of any run"
     with pytest.raises(ConfigError, match="has no difficulties"):
         len(PHIDataSampler(PHITrainingConfig()))
+
+
+def test_the_documents_names_can_be_had_from_the_room() -> None:
+    import phiforge.golden as room
+
+    for name in ("PHI", "INV_PHI", "INV_PHI_SQUARED", "phi_learning_rate", "phi_batch_size", "phi_training_phases", "PHITrainingConfig"):
+        assert name in dir(room) and getattr(room, name) is not None
+    assert room.PHITrainingConfig is PHITrainingConfig and all(getattr(room, kind.__name__) is kind for kind in SCHEDULERS)
+    with pytest.raises(AttributeError, match="has no attribute 'phi'"):
+        _ = room.phi
+
+
+def test_a_config_of_the_room_is_light() -> None:
+    code = "import sys, phiforge.train.config; print(sorted({'numpy', 'torch', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
