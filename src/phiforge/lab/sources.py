@@ -217,6 +217,7 @@ def _from_runs(
         for r in readings
         if r.named_seed is not None and r.seed is not None and r.seed != r.named_seed
     ]
+    warnings += [f"{r.path}: was put back on its way" for r in readings if r.run is None and any(line.get("rollback") for line in r.lines)]
     if best:
         warnings.append(f"values are the best {metric} on each run's way, as asked: the best of many looks is better by luck, too")
     _same_cut(readings, warnings)
@@ -279,9 +280,17 @@ def _outcome(reading: Reading, arm: str, metric: str, best: bool, lower: bool) -
     streams = run.manifest.decisions.get("streams") or {} if run is not None else {}
     metrics = kept_metrics(reading.final, reading.lines, (metric,)) if run is not None else last
     made = Outcome(
-        arm=arm, seed=reading.seed if reading.seed is not None else "", status=reading.status, folder=reading.path, error=reading.error,
-        metrics=metrics, seconds=reading.seconds, points=_points(reading, metric), streams=streams, settings=settings,
-    )  # fmt: skip
+        arm=arm,
+        seed=reading.seed if reading.seed is not None else "",
+        status=reading.status,
+        folder=reading.path.resolve(),
+        error=reading.error,
+        metrics=metrics,
+        seconds=reading.seconds,
+        points=_points(reading, metric),
+        streams=streams,
+        settings=settings,
+    )
     if reading.status != "complete":
         return made
     value = reading.value(metric, best=best, lower=lower)
