@@ -87,8 +87,9 @@ def resolve(experiment: Experiment) -> Design:
         for name, arm in experiment.arms.items()
     ]
     arms.sort(key=lambda arm: arm.role != "baseline")  # the baseline first, the others as they were written
+    _refuse_reserved("base", experiment.base, experiment)
     for arm in arms:
-        _refuse_reserved(arm, experiment)
+        _refuse_reserved(f"arm {arm.name}", arm.settings, experiment)
     return _checked(Design(experiment=experiment, recipe=data, step=step, measure=measure, arms=tuple(arms), shared=()))
 
 
@@ -142,20 +143,26 @@ def _overridden(data: Mapping[str, Any], keys: Mapping[str, Any], main: str, who
         raise ConfigError(f"{who}{error.what.removeprefix('the command line: ')}", fix=error.fix) from None
 
 
-def _refuse_reserved(arm: ArmPlan, experiment: Experiment) -> None:
+def _refuse_reserved(who: str, settings: Mapping[str, Any], experiment: Experiment) -> None:
     """Settings that belong to the experiment: an arm that had its own would not be paired, or not be of equal length."""
-    names = {key.rpartition(".")[2] for key in flat(arm.settings)} | {key.rpartition(".")[2] for key in flat(experiment.base)}
+    names = {key.rpartition(".")[2] for key, value in flat(settings).items() if value is not None}
     if "seed" in names:
-        raise ConfigError(f"arm {arm.name}: sets seed, which the experiment gives", fix="seeds: lists them")
+        raise ConfigError(f"{who}: sets seed, which the experiment gives", fix="seeds: lists them")
     taken = sorted(names & {*LENGTHS, "epochs"})
     if experiment.budget and taken:
-        raise ConfigError(f"arm {arm.name}: sets {taken[0]}, and the budget says how long every run is", fix="keep one of the two")
+        raise ConfigError(f"{who}: sets {taken[0]}, and the budget says how long every run is", fix="keep one of the two")
 
 
 def arm_recipe(
-    design: Design, settings: Mapping[str, Any], *, seed: int | None = None, precision: str | None = None, dropout_seed: int | None = None
+    design: Design,
+    settings: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    precision: str | None = None,
+    dropout_seed: int | None = None,
+    tokens: int | None = None,
 ) -> Recipe:
-    """The whole recipe with an arm's settings, the budget, and what is alike in all runs."""
+    """The whole recipe with an arm's settings, the budget, and what is alike in all runs. tokens: what a budget in seconds came to."""
     recipe = _overridden(design.recipe, settings, design.step).model_dump(mode="json")
     for step in recipe["steps"]:
         config = step["config"]
@@ -163,7 +170,8 @@ def arm_recipe(
             continue
         if step["name"] == design.step and design.experiment.budget:
             budget = design.experiment.budget
-            config |= {**dict.fromkeys(LENGTHS), "max_tokens": budget.tokens, "train_seconds": budget.seconds}
+            tokens = budget.tokens or tokens
+            config |= {**dict.fromkeys(LENGTHS), "max_tokens": tokens, "train_seconds": None if tokens else budget.seconds}
         if step["name"] in design.shared:
             continue  # made once, as the recipe says
         for key, value in {**_PINNED, **({"precision": precision} if precision else {})}.items():

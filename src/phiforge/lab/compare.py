@@ -102,7 +102,7 @@ def _run_all_of_it(bench: Bench) -> dict[str, Any]:
     shared = shared_recipe(bench.design)
     if shared:
         run_recipe(shared, bench.out / "shared", resume=True, draw=False)
-    bench.settled = settle(bench.design, bench.out)
+    bench.settled = settle(add_controls(bench.design), bench.out)
     preflight(add_controls(bench.design), bench.settled, bench.out, bench.how.jobs)
     preview(add_controls(bench.design), bench.settled, bench.how.jobs)
     _tune(bench)
@@ -174,6 +174,7 @@ def _task(
         seed=seed,
         precision=bench.settled.precision,
         dropout_seed=derive(seed, "another dropout") % 2**32 if twin else None,
+        tokens=bench.settled.tokens_of(bench.design, arm.name),
     )
     own = trial_recipe(recipe, bench.design, (bench.out / "shared").absolute())
     return Task(arm=arm.name, seed=seed, recipe=own.model_dump(mode="json"), folder=str(folder.absolute()), keep_model=keep)
@@ -436,6 +437,7 @@ def write_verdict(bench: Bench, *, finished: bool) -> dict[str, Any]:
         "measure": bench.design.measure,
         "also": experiment.also,
         "precision": bench.settled.precision,
+        "tokens_per_second": bench.settled.rates or None,
         "budget": {
             "tokens": experiment.budget.tokens if experiment.budget else None,
             "seconds": experiment.budget.seconds if experiment.budget else None,

@@ -68,7 +68,9 @@ class Budget(Config):
     """What every run may spend; one of the two."""
 
     tokens: int | None = Field(default=None, ge=1, description="tokens to train on, whatever the batch")
-    seconds: float | None = Field(default=None, gt=0, description="wall-clock seconds of training")
+    seconds: float | None = Field(
+        default=None, gt=0, description="seconds of training: an arm's speed, measured once, makes them tokens, the same for all its seeds"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:

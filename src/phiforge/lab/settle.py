@@ -15,13 +15,14 @@ from phiforge.core import atomic, hardware
 from phiforge.core.config import Config, build, load_yaml, nearest, to_data, to_yaml
 from phiforge.core.errors import ConfigError
 from phiforge.core.runs import Run
-from phiforge.lab.arms import LENGTHS, Design, arm_recipe, config_of, settings_to_try, trains, trial_recipe
+from phiforge.lab.arms import LENGTHS, ArmPlan, Design, arm_recipe, config_of, settings_to_try, trains, trial_recipe
 from phiforge.lab.trials import KEPT, Task, run_trial
 from phiforge.recipes.plan import plan_recipe
 from phiforge.recipes.recipe import Recipe
 
 SETTLED = "settled.yaml"
 PROBE_STEPS = 6
+RATE_ROUNDS = 3
 # What a training run would do besides training; what a config doesn't have is left out.
 _SPARE: dict[str, Any] = {
     "max_steps": PROBE_STEPS,
@@ -38,14 +39,21 @@ _SPARE: dict[str, Any] = {
 
 
 class Settled(Config):
-    """settled.yaml. earlier_seeds: seed lists that had results before the present one."""
+    """settled.yaml. rates: arm -> tokens a second, where the budget is in seconds. earlier_seeds: seed lists that had results before."""
 
     precision: str | None = None
     tokens_per_second: float | None = None
     tokens_per_step: float | None = None
     parameters: int | None = None
     metrics: list[str] = []
+    rates: dict[str, float] = {}
     earlier_seeds: list[list[int]] = []
+
+    def tokens_of(self, design: Design, arm: str) -> int | None:
+        """What a budget in seconds comes to in all runs of an arm; None for another budget. A control of later has the baseline's rate."""
+        seconds = design.experiment.budget.seconds if design.experiment.budget else None
+        rate = self.rates.get(arm) or self.rates.get(design.experiment.baseline)
+        return max(1, round(seconds * rate)) if seconds and rate else None
 
 
 def read_settled(out: Path) -> Settled | None:
@@ -64,9 +72,29 @@ def settle(design: Design, out: Path) -> Settled:
     found = read_settled(out)
     if found is None:
         found = _probe(design, out)
+        check_metric(design, found.metrics)
+        if design.experiment.budget and design.experiment.budget.seconds:
+            found = found.model_copy(update={"rates": _rates(design, out, found.precision)})
         write_settled(out, found)
     check_metric(design, found.metrics)
     return found
+
+
+def _rates(design: Design, out: Path, precision: str | None) -> dict[str, float]:
+    """Tokens a second of each arm: the best of a few short runs, arms in turn, so that a busy moment of the machine falls on none alone.
+
+    All runs of an arm then get the same tokens: a budget in seconds is measured once, not anew by each run, whose noise would decide.
+    """
+    best: dict[str, float] = {}
+    for _ in range(RATE_ROUNDS):
+        for arm in design.arms:
+            trained = _try(design, arm, out, precision)[1]
+            lines = [line for line in trained.metrics() if "loss" in line]
+            first, last = lines[0], lines[-1]  # the first step warms up
+            rate = (last["tokens"] - first["tokens"]) / max(last["seconds"] - first["seconds"], 1e-3)
+            best[arm.name] = max(best.get(arm.name, 0.0), round(rate, 1))
+    shutil.rmtree(out / "probe", ignore_errors=True)
+    return best
 
 
 def check_metric(design: Design, reported: list[str]) -> None:
@@ -80,27 +108,31 @@ def check_metric(design: Design, reported: list[str]) -> None:
             raise ConfigError(f"{metric!r} is not a metric that {design.measure} reports; {nearest(metric, reported)}")
 
 
-def _probe(design: Design, out: Path) -> Settled:
+def _try(design: Design, arm: ArmPlan, out: Path, precision: str | None = None) -> tuple[Run, Run]:
+    """An arm's recipe cut to a few steps, run: the measured run and the trained one."""
     folder = out / "probe"
     shutil.rmtree(folder, ignore_errors=True)
-    recipe = _short(trial_recipe(arm_recipe(design, design.baseline.settings, seed=0), design, out / "shared"))
-    run_trial(Task(arm=design.baseline.name, seed=0, recipe=recipe.model_dump(mode="json"), folder=str(folder)))
+    recipe = _short(trial_recipe(arm_recipe(design, arm.settings, seed=0, precision=precision), design, out / "shared"))
+    run_trial(Task(arm=arm.name, seed=0, recipe=recipe.model_dump(mode="json"), folder=str(folder)))
     measured = Run.open(folder)
-    trained = measured if design.step == design.measure else Run.open(folder / design.step)
+    return measured, measured if design.step == design.measure else Run.open(folder / design.step)
+
+
+def _probe(design: Design, out: Path) -> Settled:
+    measured, trained = _try(design, design.baseline, out)
     lines = [line for line in trained.metrics() if line.get("tokens_per_second")]
     final = trained.manifest.metrics
     steps = final.get("steps") or PROBE_STEPS
     asked = trained.config.get("precision", "auto")
+    numbers = {name for name, value in measured.manifest.metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     settled = Settled(
         precision=trained.manifest.decisions.get("precision") if asked == "auto" else asked,
         tokens_per_second=lines[-1]["tokens_per_second"] if lines else None,
         tokens_per_step=final["tokens"] / steps if final.get("tokens") else None,
         parameters=final.get("parameters"),
-        metrics=sorted(
-            {name for name, value in measured.manifest.metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-        ),
+        metrics=sorted(numbers),
     )
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(out / "probe", ignore_errors=True)
     return settled
 
 

@@ -37,6 +37,7 @@ class FakeConfig(TrainConfig):
     kill_on: list[int] = []
     sleep: float = 0.0
     shape: str = "plain"
+    tokens_a_second: float = 1000.0
     told: str = "eval_bits_per_byte"
 
 
@@ -68,8 +69,17 @@ def train(config: FakeConfig, parents: dict[str, Run], run: RunWriter) -> dict[s
     steps = config.max_steps or (config.max_tokens or 1000) // 100
     for step in range(1, steps + 1):
         loss = value * (1 + 1 / step)
-        run.metric({"step": step, "tokens": step * 100, "seconds": step / 10, "loss": loss, "grad_norm": 1.0, "tokens_per_second": 1000.0})
-        run.metric({"step": step, "tokens": step * 100, "seconds": step / 10, "eval_bits_per_byte": loss})
+        run.metric(
+            {
+                "step": step,
+                "tokens": step * 100,
+                "seconds": step * 100 / config.tokens_a_second,
+                "loss": loss,
+                "grad_norm": 1.0,
+                "tokens_per_second": 1000.0,
+            }
+        )
+        run.metric({"step": step, "tokens": step * 100, "seconds": step * 100 / config.tokens_a_second, "eval_bits_per_byte": loss})
     if config.seed in config.fail_on:
         raise PhiforgeError("the loss is nan at step 3: training has diverged")
     (run.path / "model").mkdir()

@@ -33,7 +33,11 @@ def real(tmp_path: Path, arms: dict[str, Any], **more: Any) -> Experiment:
 
     (tmp_path / "real.yaml").write_text(REAL)
     file = tmp_path / "experiment.yaml"
-    file.write_text(yaml.safe_dump({"recipe": "real.yaml", "baseline": "standard", "arms": {"standard": {}, **arms}, "seeds": 6, **more}, sort_keys=False))
+    file.write_text(
+        yaml.safe_dump(
+            {"recipe": "real.yaml", "baseline": "standard", "arms": {"standard": {}, **arms}, "seeds": 6, **more}, sort_keys=False
+        )
+    )
     return load_experiment(str(file))
 
 

@@ -179,6 +179,16 @@ def test_a_setting_that_fails_is_not_chosen(make_experiment: Make, tmp_path: Pat
     assert all(arm["tuning"][1]["mean"] is None and arm["tuned"] == {"fail_on": []} for arm in verdict["arms"])
 
 
+def test_a_budget_in_seconds_is_measured_once_for_each_arm(make_experiment: Make, tmp_path: Path) -> None:
+    arms = {"standard": {}, "slow": {"tokens_a_second": 250.0}}
+    verdict = compare(make_experiment(arms=arms, seeds=2, budget={"seconds": 4}), tmp_path / "out", name="x")
+    assert verdict["tokens_per_second"] == {"standard": 1000.0, "slow": 250.0}
+    tokens = {arm["name"]: [trial["metrics"]["tokens"] for trial in arm["trials"]] for arm in verdict["arms"]}
+    assert tokens == {"standard": [4000, 4000], "slow": [1000, 1000]}
+    config = Run.open(tmp_path / "out" / "trials" / "slow" / "seed-2").config
+    assert config["max_tokens"] == 1000 and config["train_seconds"] is None
+
+
 def test_the_noise_floor_is_measured(make_experiment: Make, tmp_path: Path) -> None:
     verdict = compare(make_experiment(seeds=3, noise_pairs=2), tmp_path / "out", name="x")
     noise = verdict["noise"]

@@ -59,7 +59,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "an arm that says what holds anyway": ({"arms": {"a": {}, "b": {"effect": 0.0}}}, "arm b: is the same as a"),
     "two arms alike": ({"arms": {"a": {}, "b": {"effect": 1}, "c": {"effect": 1.0}}}, "arm c: is the same as b"),
     "an arm with its own seed": ({"arms": {"a": {}, "b": {"seed": 4}}}, "arm b: sets seed"),
-    "a base with a seed": ({"base": {"train.seed": 4}}, "sets seed"),
+    "a base with a seed": ({"base": {"train.seed": 4}}, "base: sets seed"),
     "a control of nobody": ({"arms": {"a": {}, "b": {"settings": {"effect": 1}, "control_of": "c"}}}, "control_of 'c' is not another arm"),
     "only controls": ({"arms": {"a": {}, "b": {"settings": {"effect": 1}, "control_of": "a"}}}, "every arm but the baseline is a control"),
     "an unknown key": ({"sedes": 3}, "unknown key 'sedes'; did you mean 'seeds'?"),
