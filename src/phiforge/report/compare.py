@@ -7,6 +7,7 @@ from pathlib import Path
 from phiforge.core import atomic
 from phiforge.report import compare_curves as drawn
 from phiforge.report import compare_parts as said
+from phiforge.report.compare_costs import costs
 from phiforge.report.compare_markdown import markdown_of
 from phiforge.report.experiment import Experiment, read_experiment
 from phiforge.report.html import join, page, tag
@@ -47,7 +48,7 @@ def _page(x: Experiment) -> str:
         said.differences(x),
         drawn.curves(x),
         drawn.schedules(x),
-        drawn.costs(x),
+        costs(x),
         said.tuning(x),
         said.controls(x),
         said.noise(x),

@@ -1,16 +1,15 @@
-"""The parts of a comparison's page that come from the runs themselves: curves, schedules, time and memory, samples."""
+"""The parts of a comparison's page that come from the runs themselves: curves, schedules, samples."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from phiforge.report.compare_parts import labelled, marked
-from phiforge.report.experiment import Arm, Experiment, Trial
-from phiforge.report.format import count, duration, number, size, words
+from phiforge.report.experiment import Arm, Experiment
+from phiforge.report.format import count, duration, number, words
 from phiforge.report.html import Markup, card, details, esc, join, tag
 from phiforge.report.read import number_of
 from phiforge.report.svg import Chart, Series, draw, look
@@ -21,7 +20,6 @@ _TOGETHER = 4  # arms that one chart holds with their intervals; more get a char
 _SMALL_IN_SIGHT = 6  # charts of one arm each that are not folded, where it is the second set of them
 _SCHEDULES = {"learning_rate": False, "batch_size": True, "dropout": False, "weight_decay": False}  # name: drawn as stairs
 _LONGEST_SAMPLE = 1200  # characters
-_WINDOW, _SPIKE = 20, 6.0
 Line = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -173,83 +171,6 @@ def _scheduled(arm: Arm, name: str) -> Line | None:
             xs, ys = zip(*points, strict=True)
             return xs, ys
     return None
-
-
-def costs(x: Experiment) -> Markup:
-    """Time, memory, tokens, and how quietly it went, as means over the trials that count."""
-    gathered: list[tuple[str, Callable[[Trial], float | None], Callable[[float], str]]] = [
-        ("time", lambda t: t.seconds if t.seconds is not None else number_of(t.metrics.get("seconds")), duration),
-        ("CPU time", lambda t: number_of(t.metrics.get("cpu_seconds")), duration),
-        ("peak memory", lambda t: number_of(t.metrics.get("peak_memory_bytes")), size),
-        ("steps", lambda t: number_of(t.metrics.get("steps")), lambda v: number(round(v))),
-        ("tokens", lambda t: number_of(t.metrics.get("tokens")), lambda v: count(round(v))),
-        ("gradient norm, median", lambda t: _median(t, "grad_norm"), lambda v: f"{v:.3g}"),
-        ("largest", lambda t: _largest(t, "grad_norm"), lambda v: f"{v:.3g}"),
-        ("loss spikes", spikes, lambda v: f"{v:.3g}"),
-        ("rollbacks", rollbacks, lambda v: f"{v:.3g}"),
-    ]
-    rows = [[marked(arm, arm.name), *(_mean_of(arm, take, say) for _, take, say in gathered)] for arm in x.arms]
-    kept = [0, *(i for i in range(1, len(gathered) + 1) if any(row[i] != "–" for row in rows))]
-    columns = ["arm", *(name for name, _, _ in gathered)]
-    if len(kept) == 1:
-        return Markup("")
-    reached = [_reached(x, c) for c in x.comparisons if isinstance(c.get("to_baseline_loss"), dict)]
-    table = labelled([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    second = ""
-    if reached:
-        second = join([tag("h3", "To the baseline's final value"), labelled(["arm", "steps", "tokens", "time"], reached)])
-    note = (
-        f"Means over the trials that count. A loss spike: a logged training loss more than {_SPIKE:g} median absolute deviations (and 5 %)"
-        f" above the median of the {_WINDOW} before it."
-    )
-    return card("Time, memory, and how quietly it went", table, second, note=note)
-
-
-def _mean_of(arm: Arm, take: Callable[[Trial], float | None], say: Callable[[float], str]) -> str:
-    values = [value for trial in arm.complete if (value := take(trial)) is not None]
-    return say(statistics.fmean(values)) if values else "–"
-
-
-def _reached(x: Experiment, c: dict[str, Any]) -> list[Any]:
-    found = {name: number_of(c["to_baseline_loss"].get(name)) for name in ("steps", "tokens", "seconds")}
-    steps, tokens, seconds = found["steps"], found["tokens"], found["seconds"]
-    said = [number(round(steps)) if steps else "–", count(round(tokens)) if tokens else "–", duration(seconds)]
-    return [marked(x.arm(c.get("arm")), c.get("arm")), *said]
-
-
-def _logged(trial: Trial, name: str) -> list[float]:
-    return [value for line in trial.lines if (value := number_of(line.get(name))) is not None]
-
-
-def _median(trial: Trial, name: str) -> float | None:
-    values = _logged(trial, name)
-    return statistics.median(values) if values else None
-
-
-def _largest(trial: Trial, name: str) -> float | None:
-    return max(_logged(trial, name), default=None)
-
-
-def spikes(trial: Trial) -> float | None:
-    """As the trial counted them, else from its logged training losses; None where it logged none."""
-    counted = number_of(trial.metrics.get("spikes"))
-    if counted is not None:
-        return counted
-    losses = np.array(_logged(trial, "loss"))
-    if not len(losses):
-        return None
-    found = 0
-    for i in range(_WINDOW, len(losses)):
-        before = losses[i - _WINDOW : i]
-        middle = float(np.median(before))
-        spread = float(np.median(np.abs(before - middle)))
-        found += losses[i] > middle + max(_SPIKE * spread, 0.05 * abs(middle))
-    return float(found)
-
-
-def rollbacks(trial: Trial) -> float | None:
-    """How often the watchdog went back; None where the run is not there."""
-    return float(sum(bool(line.get("rollback")) for line in trial.lines)) if trial.lines else None
 
 
 def samples(x: Experiment) -> Markup:

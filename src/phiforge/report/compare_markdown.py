@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from phiforge.report.compare_costs import cost_table
+from phiforge.report.compare_parts import quoted
 from phiforge.report.experiment import Experiment
 from phiforge.report.format import number, when, words
 from phiforge.report.markdown import escape, table
@@ -28,6 +30,7 @@ def markdown_of(x: Experiment) -> str:
         ("To know first", "\n".join(f"- {escape(text)}" for text in x.words("warnings"))),
         ("Verdicts", _verdicts(x, x.family, against=False)),
         ("Predicted and measured", _prediction(x)),
+        ("Every arm", _costs(x)),
         ("Controls", _verdicts(x, x.controls, against=True)),
         ("Trials that did not count", _failures(x)),
         ("What a pair shares", _streams(x)),
@@ -70,6 +73,11 @@ def _verdicts(x: Experiment, comparisons: list[dict[str, Any]], *, against: bool
     return f"{text}\n\n{below}" + (f" Decided by: {escape(x.text('decided_by'))}." if x.text("decided_by") else "")
 
 
+def _costs(x: Experiment) -> str:
+    columns, rows = cost_table(x)
+    return table([escape(c) for c in columns], [[short(row[0]), *row[1:]] for row in rows]) if len(columns) > 1 else ""
+
+
 def _prediction(x: Experiment) -> str:
     parts = [(name, x.text(name)) for name in ("question", "prediction")]
     return "\n".join(f"- {name}: {escape(text)}" for name, text in parts if text)
@@ -100,8 +108,6 @@ def _others(x: Experiment) -> str:
 
 
 def _again(x: Experiment) -> str:
-    from phiforge.report.compare_parts import quoted
-
     noise = number_of(x.part("noise").get("sd_over_seeds"))
     lines = ["    phiforge " + " ".join(_line(quoted(word)) for word in x.command)] if x.command else []
     facts = [

@@ -226,10 +226,18 @@ def files(view: RunView) -> Markup:
 def decisions(view: RunView) -> Markup:
     """What was decided on this machine, and why."""
     m = view.manifest
-    rows = [[words(name), plain(value), m.reasons.get(name, "")] for name, value in m.decisions.items()]
+    rows = [[words(name), _decided(value), m.reasons.get(name, "")] for name, value in m.decisions.items()]
     return card(
         "Decided on this machine", table(["what", "value", "why"], rows), note="Probed once, recorded, and reused when the run is resumed."
     )
+
+
+def _decided(value: Any) -> str:
+    """A value in a word; several by name, digests cut short (run.json has them whole)."""
+    if not isinstance(value, dict):
+        return plain(value)
+    shown = {name: f"{inner[:12]}…" if isinstance(inner, str) and len(inner) > 24 else plain(inner) for name, inner in value.items()}
+    return join(tag("div", f"{words(str(name))}: {inner}") for name, inner in shown.items())
 
 
 def lineage(view: RunView) -> Markup:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from phiforge.core.errors import RunError
-from phiforge.report import blocks, compare, strips, verdicts
-from phiforge.report.compare_curves import spikes
+from phiforge.report import blocks, compare, compare_costs, strips, verdicts
+from phiforge.report.compare_costs import cost_table, spikes
 from phiforge.report.experiment import Curve, Trial, read_experiment
 from phiforge.report.svg import COLOURS, DASHES, look
 from phiforge.report.trajectory import at_equal, average, difference, interval, points
@@ -170,7 +170,7 @@ def test_markdown_cannot_be_broken_out_of(tmp_path):
 
 
 def test_printed_examples_hold():
-    for module in (verdicts, strips, blocks):
+    for module in (verdicts, strips, blocks, compare_costs):
         result = doctest.testmod(module)
         assert result.attempted and not result.failed
 
@@ -218,13 +218,27 @@ def test_curves_are_held_against_each_other_where_both_have_been():
     assert x.tolist() == [1, 5] and y[0] == 1
 
 
+def test_costs_are_means_over_the_trials_that_count(tmp_path):
+    x = read_experiment(make_experiment(tmp_path / "x"))
+    columns, rows = cost_table(x)
+    by_arm = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    values = [trial.value for trial in x.arm("batch").trials if trial.status == "complete"]
+    assert len(values) == 9
+    assert by_arm["batch"]["eval bits per byte"] == f"{np.mean(values):.4g}"
+    assert by_arm["batch"]["spread over seeds"] == f"{np.std(values, ddof=1):.2g}"
+    assert by_arm["batch"]["peak memory"] == "700 MB" and by_arm["batch"]["CPU time"] == "5 min 10 s"
+    assert (by_arm["batch"]["loss spikes"], by_arm["batch"]["rollbacks"], by_arm["rate"]["rollbacks"]) == ("1", "1", "0")
+    bare = cost_table(read_experiment(make_experiment(tmp_path / "y", Made(complete=False, folders=False))))[0]
+    assert bare == ["arm"]
+
+
 def test_spikes_are_counted_from_the_losses():
     quiet = [{"loss": 3 - 0.01 * i + 0.001 * (-1) ** i} for i in range(80)]
     trial = Trial(0, "complete", 1.0, {}, "", None, None, None)
     trial.__dict__["lines"] = quiet
     assert spikes(trial) == 0
     trial.__dict__["lines"] = [*quiet[:50], {"loss": 4.0}, *quiet[50:], {"loss": float("nan")}]
-    assert spikes(trial) == 1
+    assert spikes(trial) == 2
     trial.__dict__["lines"] = []
     assert spikes(trial) is None
 
