@@ -30,6 +30,7 @@ from phiforge.train.chat_rows import ChatRows, ChatSet, facts, load
 from phiforge.train.chat_scores import Answerer, HeldOut, evenly, items
 from phiforge.train.finetune_config import FinetuneConfig
 from phiforge.train.loop import choose_weights, costs, plan_course, stream_of, train_to_end
+from phiforge.train.lora import adapt, is_adapted, keep_adapter, merged, plain, save_adapter
 from phiforge.train.pretrain import save_model
 from phiforge.train.streams import arrays_digest, record_streams
 from phiforge.train.trainer import StreamTrainer
@@ -47,7 +48,13 @@ class ChatTrainer(StreamTrainer):
 
     def evaluation_metrics(self) -> dict[str, float]:
         """Loss, accuracy and bits per byte of held-out answers (chat_scores says what is counted)."""
-        return self.held_out.score(self.network, self.eval_precision).metrics() if self.held_out else {}
+        return self.held_out.score(plain(self.network), self.eval_precision).metrics() if self.held_out else {}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not is_adapted(self.network):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            save_adapter(self.network, output_dir or self.folder)
 
 
 class ScoreBefore(TrainerCallback):
@@ -80,7 +87,7 @@ def run(config: FinetuneConfig, parents: dict[str, Run], run: RunWriter) -> dict
     checkpoints.sweep(run.path / "checkpoints")
     trainer = prepare(config, model, form, chats, rows, run)
     asked = (chats.validation or chats.train)[: config.sample_questions]
-    speak = Answerer(model, form, asked, config.sample_tokens, config.seed)
+    speak = Answerer(plain(model), form, asked, config.sample_tokens, config.seed)
     train_to_end(trainer, chats.context_length, run, speak, config.sample_steps, [ScoreBefore(trainer)])
     return finish(trainer, config, form, chats, run)
 
@@ -89,7 +96,7 @@ def load_model(folder: Path, form: ChatFormat, config: FinetuneConfig, run: RunW
     """The parent's model in float32, with rows for tokens that it did not know, stopping where the template ends a turn."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     parameters = sum(p.numel() for p in model.parameters())
-    hardware.preflight_memory(parameters * 16, f"training {human_count(parameters)} parameters")
+    hardware.preflight_memory(parameters * (4 if config.lora else 16), f"training {human_count(parameters)} parameters")
     hardware.preflight_disk(run.path, parameters * 12 * ((config.save_total_limit or 10) + 2))
     run.log(f"{human_count(parameters)} parameters from {folder}; conversations are written with {form.name} template")
     if form.added:
@@ -103,6 +110,10 @@ def load_model(folder: Path, form: ChatFormat, config: FinetuneConfig, run: RunW
     model.generation_config.eos_token_id = form.stops
     model.generation_config._from_model_config = False  # else transformers may derive it anew, without the end of a turn
     model.config.use_cache = False  # with a cache, transformers does not look at position_ids and the conversations of a row see each other
+    if config.lora is not None:
+        model = adapt(model, config.lora, new_tokens=list(form.added.values()), seed=config.seed)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        run.log(f"LoRA of rank {config.lora.r}: {human_count(trained)} parameters are trained ({trained / parameters:.2%})")
     return model.to(hardware.device())
 
 
@@ -186,12 +197,11 @@ def prepare(
 
 def finish(trainer: ChatTrainer, config: FinetuneConfig, form: ChatFormat, chats: ChatSet, run: RunWriter) -> dict[str, Any]:
     """Choose the weights, measure them on held-out answers, let the model answer, write `model/`."""
-    model = trainer.network
-    metrics: dict[str, Any] = {
-        **costs(trainer, chats.context_length),
-        "model_step": choose_weights(trainer, config, run),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    metrics: dict[str, Any] = {**costs(trainer, chats.context_length), "model_step": choose_weights(trainer, config, run)}
+    if is_adapted(trainer.network) and run.leader:
+        keep_adapter(trainer.network, run.path)
+    model = merged(trainer.network)
+    metrics["parameters"] = sum(p.numel() for p in model.parameters())
     lines = list(read_jsonl(run.path / METRICS))
     metrics["loss"] = next((line["loss"] for line in reversed(lines) if "loss" in line), None)
     if chats.validation:

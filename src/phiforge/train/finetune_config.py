@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from phiforge.core.config import Config
 from phiforge.train.config import TrainConfig
 
 _EPOCHS = 3.0
 _LENGTHS = ("max_steps", "max_tokens", "train_seconds", "num_train_epochs")
+
+
+class LoraSettings(Config):
+    """LoRA: small matrices are trained beside frozen weights and merged into them at the end. Names as peft's, less the prefix."""
+
+    r: int = Field(default=16, ge=1, le=4096, description="rank of the trained matrices")
+    alpha: float = Field(default=32, gt=0, description="what they add is scaled by alpha / r")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout of what goes into them; golden schedules reach it")
+    target_modules: list[str] | None = Field(
+        default=None, description="layers by the end of their names (q_proj, v_proj, ...); none = all linear ones but the head"
+    )
 
 
 class FinetuneConfig(TrainConfig):
@@ -44,6 +56,7 @@ class FinetuneConfig(TrainConfig):
         le=1e6,
         description=f"passes over the conversations; {_EPOCHS:g} where neither max_steps, max_tokens nor train_seconds is given",
     )
+    lora: LoraSettings | None = Field(default=None, description="train adapters of low rank instead of all weights; none = all weights")
     sample_questions: int = Field(default=3, ge=0, description="held-out questions that are answered as the model learns; 0 = none")
     sample_tokens: int = Field(default=64, ge=1, description="most tokens in an answer")
     sample_steps: int | None = Field(default=None, ge=1, description="steps between samples; none = with each evaluation")
@@ -55,6 +68,12 @@ class FinetuneConfig(TrainConfig):
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _adapters_agree(self) -> Self:
+        if self.lora is not None and self.loss == "fused":
+            raise ValueError("loss=fused does not know LoRA's layers; leave loss out, or lora")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -52,6 +52,8 @@ def _family(config: Any) -> Any:
 def supports(model: nn.Module) -> bool:
     """Whether the fast forward pass knows the model's layout, exactly as our decoders build it."""
     config, family = getattr(model, "config", None), _family(getattr(model, "config", None))
+    if getattr(model, "peft_config", None):  # adapters: their layers add what this pass would leave out
+        return False
     if config is None or (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default":
         return False
     if family == "starcoder2":
