@@ -59,6 +59,7 @@ def test_the_pool_of_real_pairs(calibration: ModuleType) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_all_of_it(calibration: ModuleType) -> None:
     failed = [found for found in calibration.simulate(2_000, quick=False) if not found["ok"]]
     assert not failed, failed
