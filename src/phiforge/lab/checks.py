@@ -88,8 +88,11 @@ def same_run_twice(scene: Scene) -> Iterator[Finding]:
             if first is trial:
                 continue
             alike = first.outcome.seed == trial.outcome.seed and what.startswith(("the same weights", "the same log"))
-            same_value = " and its settings changed nothing" if alike else ""
-            text = f"has {what} as {first_arm}, seed {first.outcome.seed}{same_value}: one run is no second one"
+            text = (
+                f"has {what} as {first_arm} with that seed: its settings changed nothing"
+                if alike
+                else f"has {what} as {first_arm}, seed {first.outcome.seed}: one run is no second one"
+            )
             yield finding("the same run", arm, trial, text, invalid=not alike)
             break
 
