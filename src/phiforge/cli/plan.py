@@ -73,13 +73,14 @@ def _pictures(schedules: Schedules) -> list[str]:
     from phiforge.report.blocks import picture
 
     lines: list[str] = []
+    columns = max(24, min(72, console.width() - 12))
     for index, curve in enumerate(schedules.curves):
         ranks = curve.over == "difficulty"
         borders = [] if ranks else [(float(border.tokens), "" if index else border.label) for border in schedules.borders]
         first, last = curve.values[0], curve.values[-1]
         lines += ["", f"{curve.name}: first {first:.3g}, largest {max(curve.values):.3g}, last {last:.3g}"]
         unit = "hardest row" if ranks else "tokens"
-        lines += picture(curve.places, curve.values, stairs=curve.stairs, borders=borders, unit=unit)
+        lines += picture(curve.places, curve.values, stairs=curve.stairs, borders=borders, unit=unit, columns=columns)
     if schedules.borders:
         said = [f"{b.label} from step {b.step:,}, {b.tokens:,} tokens" for b in schedules.borders]
         lines += ["", "; ".join(said)]

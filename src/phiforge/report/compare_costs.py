@@ -71,7 +71,7 @@ def _value(arm: Arm) -> tuple[str, str]:
     values = [trial.value for trial in arm.complete if trial.value is not None]
     if not values:
         return "–", "–"
-    return f"{statistics.fmean(values):.4g}", f"{statistics.stdev(values):.2g}" if len(values) > 1 else "–"
+    return f"{statistics.fmean(values):.4f}", f"{statistics.stdev(values):.2g}" if len(values) > 1 else "–"
 
 
 def _mean_of(arm: Arm, take: Callable[[Trial], float | None], say: Callable[[float], str]) -> str:

@@ -107,12 +107,14 @@ def _equal(x: Experiment, baseline: Arm, axis: Axis) -> Markup:
             ends = between(recorded, digits) if interval_of(recorded) else "–"
         places.append(f"{count(int(place))} tokens" if axis == "tokens" else duration(place))
         rows.append([marked(arm, arm.name), signed(mean, digits), ends, str(n)])
+    apart = [short(arm.name) for arm in x.arms if arm is not baseline and arm.curves and arm not in [a for a, _ in found]]
+    note = tag("p", f"No pair has a stretch of {axis} in common with the baseline: {', '.join(apart)}.", klass="tag") if apart else ""
     if len(set(places)) == 1:
         return join(
             [tag("p", f"Difference after {places[0]}:", klass="tag"), labelled(["arm", "difference", "95 % interval", "pairs"], rows)]
         )
     rows = [[*row, place] for row, place in zip(rows, places, strict=True)]
-    return labelled(["arm", "difference", "95 % interval", "pairs", "after"], rows)
+    return join([labelled(["arm", "difference", "95 % interval", "pairs", "after"], rows), note])
 
 
 def _recorded(x: Experiment, arm: Arm) -> dict[str, Any] | None:

@@ -37,7 +37,8 @@ _MOST_PAIRS = 60  # rows of the table of pairs, for each arm
 def marked(arm: Arm | None, name: Any) -> Markup:
     """An arm's name with its colour before it."""
     colour = look(arm.look)[0] if arm else "var(--muted)"
-    return join([Markup(f'<span class="mark" style="background:{colour}"></span>'), short(name)])
+    made = join([Markup(f'<span class="mark" style="background:{colour}"></span>'), short(name)])
+    return tag("span", made, klass="w") if len(str(name)) <= _SHORT else made
 
 
 def labelled(columns: list[str], rows: list[list[Any]], *, stack: bool = False) -> Markup:

@@ -86,7 +86,7 @@ font-size:.92rem}
 .strips svg{display:block;width:100%;height:2.5rem;overflow:visible}.strips svg.axis{height:2.1rem}
 .verdict{border-left:3px solid var(--line);padding-left:.9rem}
 .tag{color:var(--muted);font-size:.8rem}
-table.v th{white-space:normal;overflow-wrap:normal;vertical-align:bottom}table.v td{vertical-align:middle}td.w,.badge{white-space:nowrap}
+table.v th{white-space:normal;overflow-wrap:normal;vertical-align:bottom}table.v td{vertical-align:middle}.w,.badge{white-space:nowrap}
 table.v td{min-width:3rem}.after{margin:.9rem 0 0}.after p{margin:.2rem 0}.lead+.note{margin-top:.6rem}.card.heed{border-color:var(--warn)}
 h3 .mark{vertical-align:0}
 @media(max-width:640px){.badge{white-space:normal}table.keep td,table.keep th{padding-right:.55rem}

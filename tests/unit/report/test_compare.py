@@ -224,7 +224,7 @@ def test_costs_are_means_over_the_trials_that_count(tmp_path):
     by_arm = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
     values = [trial.value for trial in x.arm("batch").trials if trial.status == "complete"]
     assert len(values) == 9
-    assert by_arm["batch"]["eval bits per byte"] == f"{np.mean(values):.4g}"
+    assert by_arm["batch"]["eval bits per byte"] == f"{np.mean(values):.4f}"
     assert by_arm["batch"]["spread over seeds"] == f"{np.std(values, ddof=1):.2g}"
     assert by_arm["batch"]["peak memory"] == "700 MB" and by_arm["batch"]["CPU time"] == "5 min 10 s"
     assert (by_arm["batch"]["loss spikes"], by_arm["batch"]["rollbacks"], by_arm["rate"]["rollbacks"]) == ("1", "1", "0")
