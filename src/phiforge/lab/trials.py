@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
+import platform
 import shutil
 import statistics
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,12 +48,23 @@ def run_trial(task: Task) -> str:
     import torch
 
     torch.set_num_threads(1)  # before anything is probed: the probes are to see what the run will have
+    _give_back()
     folder = Path(task.folder)
     with _quiet():
         runs = run_recipe(build(Recipe, task.recipe, where=f"arm {task.arm}"), folder, resume=True, main_in_place=True, draw=False)
     for run in runs.values():
         drop_weights(run, keep_model=task.keep_model)
     return task.folder
+
+
+def _give_back() -> None:
+    """Return what earlier trials freed to the system (glibc): else the peak memory of a trial would grow with its place in the order.
+
+    Measured over 8 equal trials of a 0.9M-parameter model: 594 to 646 MB without, 609 to 617 MB with.
+    """
+    gc.collect()
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
