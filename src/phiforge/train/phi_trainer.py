@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,9 +33,6 @@ from torch import nn
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from phiforge.core import console
-from phiforge.core.atomic import write_json
-from phiforge.core.config import build
 from phiforge.core.errors import ConfigError
 from phiforge.golden.api import (
     PHIBatchScheduler,
@@ -49,25 +45,14 @@ from phiforge.golden.schedules import Schedule, schedule
 from phiforge.golden.timetable import Timetable
 from phiforge.train import checkpoints
 from phiforge.train.batches import Order
-from phiforge.train.config import TrainConfig
 from phiforge.train.difficulty import difficulties
 from phiforge.train.phi_data import CollatedRows, DrawnPhase, StepBatch, StepRows, column_of, loader, require_length
+from phiforge.train.phi_plan import forget_rollbacks, roll_back, rollbacks_until, stage_settings
 from phiforge.train.regularization import Dropouts, Regularize
 from phiforge.train.timetables import timetable_of, warmup_of
-from phiforge.train.watchdog import (
-    Diverged,
-    Guard,
-    Rollback,
-    Watched,
-    choose_checkpoint,
-    forget_after,
-    next_rollback,
-    no_checkpoint,
-    standard_timetable,
-)
+from phiforge.train.watchdog import Diverged, Guard, Rollback, Watched, standard_timetable
 
 STATE = "PHITrainer"  # our entry among trainer_state.json's stateful_callbacks
-ROLLBACKS = "phi_rollbacks.json"  # beside the checkpoints
 
 
 class _Steps(TrainerCallback):
@@ -87,16 +72,6 @@ class _Steps(TrainerCallback):
             control.should_log |= args.logging_strategy == "epoch"
             control.should_evaluate |= args.eval_strategy == "epoch" and args.eval_delay <= state.epoch
             control.should_save |= args.save_strategy == "epoch"
-
-
-def stage_settings(config: PHITrainingConfig, args: Any) -> TrainConfig:
-    """The settings of a training stage that do what the config says; a warm-up that it leaves open is that of TrainingArguments."""
-    settings = config.to_settings()
-    if config.warmup is None:  # of args: steps from 1 on, below 1 a fraction of the run
-        settings["warmup_steps" if args.warmup_steps >= 1 else "warmup_ratio"] = args.warmup_steps
-    return build(
-        TrainConfig, {"warmup_ratio": 0.0, **settings, "warmup_steps": int(settings.get("warmup_steps", 0))}, where="PHITrainingConfig"
-    )
 
 
 class PHITrainerMixin(Watched):
@@ -206,7 +181,9 @@ class PHITrainerMixin(Watched):
         """(rows of the data set,) difficulties, by the model as it is now."""
         data, collate = self._training_data()
         kind = self._golden.phi.difficulty
-        return difficulties(kind, CollatedRows(data, collate), self._rows, model=self._trainer.model, column=self._column)
+        found = difficulties(kind, CollatedRows(data, collate), self._rows, model=self._trainer.model, column=self._column)
+        self.phi_schedulers["data"].difficulty = found
+        return found
 
     def _training_data(self) -> tuple[Any, Any]:
         """The training set and the collator, with the columns left out that the model does not take."""
@@ -342,39 +319,20 @@ class PHITrainerMixin(Watched):
         if resume_from_checkpoint is True and checkpoint is None:
             raise ConfigError(f"{folder}: no checkpoint to resume from", fix="train() starts from the beginning")
         if not checkpoint:
-            (folder / ROLLBACKS).unlink(missing_ok=True)
+            forget_rollbacks(folder)
         while True:
             self._start_from(Path(checkpoint) if checkpoint else None)
             try:
                 return super().train(str(checkpoint) if checkpoint else None, *args, **kwargs)  # type: ignore[misc]
             except Diverged as diverged:
-                checkpoint = self._roll_back(diverged)
+                checkpoint = roll_back(folder, diverged, self._rollbacks, leader=self._trainer.args.should_save)
 
     def _start_from(self, checkpoint: Path | None) -> None:
-        step = (checkpoints.step_of(checkpoint) or 0) if checkpoint else 0
-        self._sampler.start_step = step
-        kept = (
-            json.loads((checkpoint.parent / ROLLBACKS).read_text(encoding="utf-8"))
-            if checkpoint and (checkpoint.parent / ROLLBACKS).is_file()
-            else []
-        )
-        self._follow([rollback for rollback in (Rollback(**values) for values in kept) if rollback.to <= step])
+        self._sampler.start_step = (checkpoints.step_of(checkpoint) or 0) if checkpoint else 0
+        self._follow(rollbacks_until(checkpoint))
         for phase in self._phases:
             phase.load(checkpoint)
-
-    def _roll_back(self, diverged: Diverged) -> Path:
-        """The checkpoint to go on from; what was saved after it is removed, and the rollback is said and kept."""
-        folder = Path(self._trainer.args.output_dir)
-        found = checkpoints.find(folder)
-        to = choose_checkpoint(found, diverged)
-        if to is None:
-            raise no_checkpoint(diverged)
-        rollback = next_rollback(diverged, to, self._rollbacks)
-        console.warn(rollback.said)
-        if self._trainer.args.should_save:
-            write_json(folder / ROLLBACKS, [r.to_json() for r in (*self._rollbacks, rollback)])
-            forget_after(folder, to)
-        return found[to]
+            self.phi_schedulers["data"].difficulty = phase.difficulty
 
 
 class PHITrainer(PHITrainerMixin, transformers.Trainer):
