@@ -107,14 +107,13 @@ def _equal(x: Experiment, baseline: Arm, axis: Axis) -> Markup:
             ends = between(recorded, digits) if interval_of(recorded) else "–"
         places.append(f"{count(int(place))} tokens" if axis == "tokens" else duration(place))
         rows.append([marked(arm, arm.name), signed(mean, digits), ends, str(n)])
-    apart = [short(arm.name) for arm in x.arms if arm is not baseline and arm.curves and arm not in [a for a, _ in found]]
+    met = {arm.name for arm, _ in found}
+    apart = [short(arm.name) for arm in x.arms if arm is not baseline and arm.curves and arm.name not in met]
     note = tag("p", f"No pair has a stretch of {axis} in common with the baseline: {', '.join(apart)}.", klass="tag") if apart else ""
+    columns = ["arm", "difference", "95 % interval", "pairs"]
     if len(set(places)) == 1:
-        return join(
-            [tag("p", f"Difference after {places[0]}:", klass="tag"), labelled(["arm", "difference", "95 % interval", "pairs"], rows)]
-        )
-    rows = [[*row, place] for row, place in zip(rows, places, strict=True)]
-    return join([labelled(["arm", "difference", "95 % interval", "pairs", "after"], rows), note])
+        return join([tag("p", f"Difference after {places[0]}:", klass="tag"), labelled(columns, rows), note])
+    return join([labelled([*columns, "after"], [[*row, place] for row, place in zip(rows, places, strict=True)]), note])
 
 
 def _recorded(x: Experiment, arm: Arm) -> dict[str, Any] | None:

@@ -218,6 +218,16 @@ def test_curves_are_held_against_each_other_where_both_have_been():
     assert x.tolist() == [1, 5] and y[0] == 1
 
 
+def test_an_arm_that_never_met_the_baseline_is_named(tmp_path):
+    made = make_experiment(tmp_path / "x", Made(arms=2, control=False))
+    data = json.loads((made / "verdict.json").read_text())
+    for line in data["curves"]["batch"]:
+        line["points"] = [[tokens, seconds + 10_000, value] for tokens, seconds, value in line["points"]]
+    (made / "verdict.json").write_text(json.dumps(data))
+    text = compare.comparison_page(made)
+    assert text.count("in common with the baseline: batch.") == 1 and "stretch of seconds in common" in text
+
+
 def test_costs_are_means_over_the_trials_that_count(tmp_path):
     x = read_experiment(make_experiment(tmp_path / "x"))
     columns, rows = cost_table(x)
