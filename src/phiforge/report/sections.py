@@ -233,11 +233,12 @@ def decisions(view: RunView) -> Markup:
 
 
 def _decided(value: Any) -> str:
-    """A value in a word; several by name, digests cut short (run.json has them whole)."""
-    if not isinstance(value, dict):
-        return plain(value)
-    shown = {name: f"{inner[:12]}…" if isinstance(inner, str) and len(inner) > 24 else plain(inner) for name, inner in value.items()}
-    return join(tag("div", f"{words(str(name))}: {inner}") for name, inner in shown.items())
+    """A value in a word; several by name; digests cut short (run.json has them whole)."""
+    if isinstance(value, dict):
+        return join(tag("div", join([f"{words(str(name))}: ", _decided(inner)])) for name, inner in value.items())
+    if isinstance(value, str) and len(value) >= 32 and set(value) <= set("0123456789abcdef"):
+        return tag("span", f"{value[:12]}…", klass="hash", title=value)
+    return plain(value)
 
 
 def lineage(view: RunView) -> Markup:

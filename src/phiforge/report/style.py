@@ -53,7 +53,7 @@ td{max-width:34rem;overflow-wrap:break-word}
 th.n,td.n{text-align:right;white-space:nowrap}
 code,.hash{font-family:var(--mono);font-size:.86em}
 .hash{color:var(--muted);overflow-wrap:anywhere}
-dl{display:grid;grid-template-columns:minmax(7rem,max-content) minmax(0,1fr);gap:.28rem 1.1rem;margin:0;font-size:.92rem}
+dl{display:grid;grid-template-columns:fit-content(45%) minmax(0,1fr);gap:.28rem 1.1rem;margin:0;font-size:.92rem}
 dt{color:var(--muted)}dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .bars{display:grid;grid-template-columns:minmax(6.5rem,max-content) minmax(0,1fr) max-content;gap:.55rem 1rem;align-items:center;
 margin:.2rem 0 1rem}
@@ -88,7 +88,7 @@ font-size:.92rem}
 .tag{color:var(--muted);font-size:.8rem}
 table.v th{white-space:normal;overflow-wrap:normal;vertical-align:bottom}table.v td{vertical-align:middle}.w,.badge{white-space:nowrap}
 table.v td{min-width:3rem}.after{margin:.9rem 0 0}.after p{margin:.2rem 0}.lead+.note{margin-top:.6rem}.card.heed{border-color:var(--warn)}
-h3 .mark{vertical-align:0}
+h3 .mark{vertical-align:0}figcaption span.w{color:inherit;font-weight:inherit}
 @media(max-width:640px){.badge{white-space:normal}table.keep td,table.keep th{padding-right:.55rem}
 table.keep td:first-child,table.keep th:first-child{position:sticky;left:0;
 background:var(--card);max-width:8rem;min-width:5.5rem}
