@@ -10,6 +10,7 @@ from typing import Any
 from phiforge.core.runs import Run
 from phiforge.lab.experiment import flat
 from phiforge.lab.overlap import Leak, leak
+from phiforge.lab.reading import finite
 from phiforge.lab.scene import Finding, Scene, Trial, finding
 
 _CLOCK_WORDS = ("second", "runtime", "speed", "memory", "wall", "throughput", "latency")
@@ -53,7 +54,7 @@ def went_back(scene: Scene) -> Iterator[Finding]:
             text = f"was put back {times}: what it did then is not the arm's settings alone"
             yield finding("rolled back", arm, trial, text, invalid=False)
             continue
-        steps = [line["step"] for line in trial.lines if isinstance(line.get("step"), int | float)]
+        steps = [line["step"] for line in trial.lines if finite(line.get("step"))]
         turn = next((i for i, (one, two) in enumerate(itertools.pairwise(steps)) if two < one), None)
         if turn is not None:
             text = f"its log goes back from step {steps[turn]:g} to {steps[turn + 1]:g}: it was resumed or put back without cutting its log"
@@ -100,8 +101,10 @@ def same_run_twice(scene: Scene) -> Iterator[Finding]:
 # -- pairs --------------------------------------------------------------------------------------------------------------
 
 
-def streams(trial: Trial, name: str) -> Any:
-    return trial.outcome.streams.get(name)
+def streams(trial: Trial, name: str) -> str | None:
+    """The digest that a trial recorded of a stream; None where it recorded none."""
+    found = trial.outcome.streams.get(name)
+    return None if found is None else str(found)
 
 
 def _differ(one: Trial, two: Trial, stream: str) -> bool:

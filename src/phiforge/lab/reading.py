@@ -88,8 +88,11 @@ def numeric(value: Any) -> bool:
 
 
 def finite(value: Any) -> bool:
-    """A number that can be compared."""
-    return numeric(value) and math.isfinite(value)
+    """A number that can be compared; whole numbers that no float holds can't."""
+    try:
+        return numeric(value) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _first(line: dict[str, Any], names: tuple[str, ...]) -> float | None:

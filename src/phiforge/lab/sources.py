@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from phiforge.core.atomic import write_json
 from phiforge.core.config import nearest
-from phiforge.core.errors import ConfigError, RunError
+from phiforge.core.errors import ConfigError
 from phiforge.core.runs import Run
 from phiforge.lab.arms import ArmPlan
 from phiforge.lab.decide import Evidence, assemble
@@ -277,8 +279,10 @@ def _outcome(reading: Reading, arm: str, metric: str, best: bool, lower: bool) -
     last = {name: value for line in reading.lines for name, value in line.items() if finite(value)}
     run = reading.run
     settings = _config(run) if run is not None else {}
-    streams = run.manifest.decisions.get("streams") or {} if run is not None else {}
-    metrics = kept_metrics(reading.final, reading.lines, (metric,)) if run is not None else last
+    streams = run.manifest.decisions.get("streams") if run is not None else None
+    final = {name: value for name, value in reading.final.items() if finite(value)}
+    lines = [{name: value for name, value in line.items() if value is None or finite(value)} for line in reading.lines]
+    metrics = kept_metrics(final, [line for line in lines if line.get("seconds", 0) is not None], (metric,)) if run is not None else last
     made = Outcome(
         arm=arm,
         seed=reading.seed if reading.seed is not None else "",
@@ -288,7 +292,7 @@ def _outcome(reading: Reading, arm: str, metric: str, best: bool, lower: bool) -
         metrics=metrics,
         seconds=reading.seconds,
         points=_points(reading, metric),
-        streams=streams,
+        streams=streams if isinstance(streams, dict) else {},
         settings=settings,
     )
     if reading.status != "complete":
@@ -304,7 +308,7 @@ def _outcome(reading: Reading, arm: str, metric: str, best: bool, lower: bool) -
 def _config(run: Run) -> dict[str, Any]:
     try:
         return run.config
-    except (OSError, ValueError, RunError):
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
 
 

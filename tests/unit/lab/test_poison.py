@@ -228,7 +228,7 @@ def test_an_arm_whose_settings_changed_nothing_is_told(tmp_path: Path) -> None:
         for arm in "ab"
     ]
     verdict = compare(*sides)
-    said(verdict, "the same log to the last digit as a with that seed: its settings changed nothing")
+    said(verdict, "the same log to the last digit as b with that seed: its settings changed nothing")
     assert row(verdict)["n"] == 6 and row(verdict)["verdict"] == "no detectable difference"
 
 

@@ -439,3 +439,18 @@ def test_an_unknown_metric_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run has it; did you mean 'eval_loss'"):
         compare_existing(arm, base, metric="evalloss")
     assert compare_existing(arm, base)["comparisons"][0]["verdict"] == "too few seeds to say"
+
+
+def test_values_that_are_no_numbers_cost_their_trial_only(tmp_path: Path) -> None:
+    """What a damaged or foreign log may hold: text, lists, numbers that no float holds."""
+    arm, base = make_sides(tmp_path, 6)
+    odd = ['{"step": 10, "loss": "x", "seconds": null}', '{"step": 1%s, "loss": [1]}' % ("0" * 400), "[1]", '{"loss": {}, "rollback": 1}']
+    (arm[0] / "metrics.jsonl").write_text("\n".join(odd))
+    manifest = json.loads((arm[1] / "run.json").read_text())
+    manifest["metrics"]["eval_loss"] = "2.0"
+    manifest["decisions"]["streams"] = ["t"]
+    (arm[1] / "run.json").write_text(json.dumps(manifest))
+    (arm[2] / "config.yaml").write_text("a: [")
+    verdict = compare_existing(arm, base, metric="eval_loss")
+    assert values(verdict)[2] is None and sum(value is not None for value in values(verdict).values()) == 5
+    assert any("golden, seed 1: was put back 1 time" in line for line in verdict["warnings"])
