@@ -6,6 +6,7 @@ It decides whether a stage must run at all, takes the folder's lock, keeps run.j
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import shutil
 import subprocess
@@ -195,7 +196,7 @@ def _open_writer(stage: Stage, config: Config, parents: dict[str, Run], out: Pat
     manifest.parents = {role: parent.as_parent() for role, parent in parents.items()}
     manifest.inputs = inputs
     manifest.hardware = hardware.describe()
-    manifest.versions = _versions()
+    manifest.versions = dict(_versions())
     manifest.git_commit = _git_commit()
     return RunWriter(out, manifest, config, resuming=resuming)
 
@@ -280,6 +281,7 @@ def _sha256_input(path: Path) -> str:
         raise DataError(f"{path}: {error.strerror}", fix="give a file that can be read") from None
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in _VERSIONED:
@@ -290,6 +292,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@functools.cache  # what was loaded does not change while it runs, whatever becomes of the files
 def _git_commit() -> str | None:
     """The commit of the checkout that this code runs from, with a `+` when it has changes; None outside one."""
     here = Path(__file__).parent
