@@ -161,7 +161,8 @@ def _show(verdict: Mapping[str, Any], folder: Path | None, as_json: bool) -> Non
     if report:
         console.say(f"\nReport: {report}", whole=True)
     if folder is not None:
-        best = next((trial["path"] for arm in verdict["arms"] for trial in arm["trials"] if trial["status"] == "complete"), None)
+        paths = [trial["path"] for arm in verdict["arms"] for trial in arm["trials"] if trial["status"] == "complete" and trial["path"]]
+        best = next((path for path in paths if (folder / path / "run.json").is_file()), None)  # another trainer's run can't be shown
         next_commands(f"phiforge report {folder}", *([f"phiforge runs show {folder / best}"] if best else []))
 
 
