@@ -175,12 +175,11 @@ class TrainerAdapter(transformers.Trainer):
         passes = -(-rows // self.micro_rows)
         borders = [rows * place // passes for place in range(passes + 1)]
         total = torch.zeros((), device=self.args.device)
-        for number, (low, high) in enumerate(itertools.pairwise(borders)):
+        for low, high in itertools.pairwise(borders):
             piece = {name: value[low:high] for name, value in inputs.items()}
             if num_items_in_batch is None:  # a model that takes no such number gives means, and Trainer divides them by this
                 self.current_gradient_accumulation_steps = self._labels(inputs) / max(1, self._labels(piece))  # type: ignore[assignment]
-            last = number == passes - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            with contextlib.nullcontext() if high == rows else self.accelerator.no_sync(model):
                 total += super().training_step(model, piece, num_items_in_batch)
         return total
 
