@@ -7,12 +7,11 @@ Killed at any moment it loses at most the run that was going on; the same comman
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from phiforge.core.config import build, load_yaml, to_data, to_yaml
 from phiforge.core.errors import ConfigError, Interrupted, PreflightError
 from phiforge.core.hardware import preflight_disk
 from phiforge.core.lock import Lock
-from phiforge.core.seeds import derive
-from phiforge.lab.arms import ArmPlan, Design, arm_recipe, chosen, resolve, settings_to_try, shared_recipe, trial_recipe
+from phiforge.lab.arms import ArmPlan, Design, resolve, shared_recipe
+from phiforge.lab.bench import Bench, How, all_seeds, duration, outcome_of, task_of, tuning_seeds
 from phiforge.lab.cluster import run_tasks
 from phiforge.lab.controls import add_controls, control_for
 from phiforge.lab.decide import Evidence, assemble, differences, family, pairs_of
@@ -30,49 +29,15 @@ from phiforge.lab.experiment import Experiment, flat
 from phiforge.lab.items import add_items
 from phiforge.lab.poison import apply, check_trials
 from phiforge.lab.settle import Settled, outlook, preflight, read_settled, settle, write_settled
-from phiforge.lab.trials import Outcome, Task, read_trial, refuse_other, run_trial
+from phiforge.lab.trials import Outcome, Task, read_trial, refuse_other
+from phiforge.lab.tuning import tune
 from phiforge.recipes.runner import run_recipe
 from phiforge.stats.sequential import next_step, sequential_least_pairs
 
 EXPERIMENT, VERDICT = "experiment.yaml", "verdict.json"
 _ROOM_TO_START = 50_000_000  # bytes of disk without which nothing is begun
 _MAY_CHANGE = {"seeds", "max_seeds", "also", "keep_models"}  # of an experiment that has begun
-_TUNING_SEEDS = 1_000_000  # they start here, where no one counts to
 _SHARE = 20  # verdict.json is rewritten after each run, where that takes less than a twentieth of the time
-
-
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """How the runs are run; none of it changes what they give."""
-
-    jobs: int = 1
-    cluster: str | None = None
-    gpus: float = 0.0
-    retry: bool = False
-    command: Sequence[str] = ()
-    trial: Callable[[Task], str] = run_trial
-
-
-@dataclass
-class Bench:
-    """An experiment under way."""
-
-    design: Design
-    out: Path
-    name: str
-    how: How
-    settled: Settled = field(default_factory=Settled)
-    tuning: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    planned: dict[str, list[int]] = field(default_factory=dict)  # arm -> its seeds, as far as they are decided on
-    died: dict[str, str] = field(default_factory=dict)  # folder -> why its process ended, in this call
-    took: list[float] = field(default_factory=list)
-    known: dict[str, Outcome] = field(default_factory=dict)  # folder -> what was read there once it was over
-
-    @property
-    def experiment(self) -> Experiment:
-        """What is asked."""
-        return self.design.experiment
 
 
 def compare(experiment: Experiment, out: Path, *, name: str, how: How | None = None) -> dict[str, Any]:
@@ -105,7 +70,7 @@ def _run_all_of_it(bench: Bench) -> dict[str, Any]:
     bench.settled = settle(add_controls(bench.design), bench.out)
     preflight(add_controls(bench.design), bench.settled, bench.out, bench.how.jobs)
     preview(add_controls(bench.design), bench.settled, bench.how.jobs)
-    _tune(bench)
+    tune(bench, _run)
     bench.design = add_controls(bench.design)
     _seeds_warning(bench)
     _measure(bench)
@@ -158,51 +123,16 @@ def _seeds_warning(bench: Bench) -> None:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def _task(
-    bench: Bench,
-    arm: ArmPlan,
-    seed: int,
-    folder: Path,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    twin: bool = False,
-    keep: bool = False,
-) -> Task:
-    recipe = arm_recipe(
-        bench.design,
-        arm.settings if settings is None else settings,
-        seed=seed,
-        precision=bench.settled.precision,
-        dropout_seed=derive(seed, "another dropout") % 2**32 if twin else None,
-        tokens=bench.settled.tokens_of(bench.design, arm.name),
-    )
-    own = trial_recipe(recipe, bench.design, (bench.out / "shared").absolute())
-    return Task(arm=arm.name, seed=seed, recipe=own.model_dump(mode="json"), folder=str(folder.absolute()), keep_model=keep)
-
-
-def _outcome(bench: Bench, task: Task) -> Outcome:
-    """What lies in the task's folder now; a process that died here counts as its failure."""
-    if task.folder in bench.known:
-        return bench.known[task.folder]
-    experiment = bench.experiment
-    found = read_trial(Path(task.folder), arm=task.arm, seed=task.seed, metric=experiment.metric, also=experiment.also)
-    if not found.over and task.folder in bench.died:
-        return Outcome(arm=task.arm, seed=task.seed, folder=Path(task.folder), status="failed", error=bench.died[task.folder])
-    if found.over:
-        bench.known[task.folder] = found
-    return found
-
-
 def _run(bench: Bench, tasks: Sequence[Task], what: str, after: Callable[[Task, Outcome, int], None]) -> None:
     """Run the tasks that are not over; `after(task, outcome, how many are left)` as each is done."""
     waiting = []
     for task in tasks:
         refuse_other(task)
-        outcome = _outcome(bench, task)
+        outcome = outcome_of(bench, task)
         if bench.how.retry and outcome.status in ("failed", "invalid"):
             shutil.rmtree(task.folder)
             del bench.known[task.folder]
-            outcome = _outcome(bench, task)
+            outcome = outcome_of(bench, task)
         if not outcome.over:
             waiting.append(task)
     if not waiting:
@@ -222,7 +152,7 @@ def _run(bench: Bench, tasks: Sequence[Task], what: str, after: Callable[[Task, 
                 raise result
             if isinstance(result, BaseException):
                 bench.died[task.folder] = f"{type(result).__name__}: {result}" if not hasattr(result, "what") else str(result)
-            outcome = _outcome(bench, task)
+            outcome = outcome_of(bench, task)
             bench.took += [outcome.seconds] if outcome.seconds else []
             bar.set(len(tasks) - len(waiting) + done)
             bar.print(_line(bench, outcome, len(tasks) - len(waiting) + done, len(tasks)))
@@ -237,89 +167,7 @@ def _line(bench: Bench, outcome: Outcome, done: int, of: int) -> str:
     return f"[{done}/{of}] {outcome.arm}, seed {outcome.seed}: {said}{took}" + (f"; about {duration(left)} left" if done < of else "")
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    for unit, scale in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * scale:
-            return f"{seconds / scale:,.1f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-# -- tuning -----------------------------------------------------------------------------------------------------------
-
-
-def tuning_seeds(experiment: Experiment) -> list[int]:
-    """Seeds to choose settings by: none of those that are measured."""
-    taken = {*experiment.seeds, *all_seeds(experiment)}
-    count = experiment.tune.seeds if experiment.tune else 0
-    return [seed for seed in range(_TUNING_SEEDS, _TUNING_SEEDS + count + len(taken)) if seed not in taken][:count]
-
-
-def _tune(bench: Bench) -> None:
-    """Try every setting of every arm on the tuning seeds, and put the best into the arm."""
-    if bench.experiment.tune is None:
-        return
-    seeds = tuning_seeds(bench.experiment)
-    tried: dict[str, list[tuple[dict[str, Any], list[Task]]]] = {}
-    for arm in bench.design.arms:
-        for setting in settings_to_try(bench.design, arm):
-            folder = bench.out / "tuning" / arm.name / _label(setting)
-            settings = chosen(arm, setting).settings
-            tasks = [_task(bench, arm, seed, folder / f"seed-{seed}", settings=settings) for seed in seeds]
-            tried.setdefault(arm.name, []).append((setting, tasks))
-    _run(bench, [task for found in tried.values() for _, tasks in found for task in tasks], "tuning", lambda *_: None)
-    arms = []
-    for arm in bench.design.arms:
-        results = [(setting, [_outcome(bench, task) for task in tasks]) for setting, tasks in tried.get(arm.name, [])]
-        bench.tuning[arm.name] = [_tried(setting, found) for setting, found in results]
-        best = _best(bench, arm.name)
-        if best is None and results:
-            bench.warnings.append(f"tuning: every setting of {arm.name} failed; it runs as it is")
-        arms.append(arm if best is None else chosen(arm, results[best][0]))
-    bench.design = bench.design.with_arms(arms)
-    told = {arm.name: ", ".join(f"{key} {value}" for key, value in (arm.tuned or {}).items()) for arm in arms}
-    console.say("tuned: " + "; ".join(f"{name}: {said}" for name, said in told.items() if said))
-
-
-def _label(setting: Mapping[str, Any]) -> str:
-    """A folder's name for a setting."""
-    return re.sub(r"[^A-Za-z0-9_.=,+-]", "-", ",".join(f"{key}={value}" for key, value in flat(setting).items()))
-
-
-def _tried(setting: Mapping[str, Any], found: Sequence[Outcome]) -> dict[str, Any]:
-    values = [outcome.value for outcome in found]
-    whole = [value for value in values if value is not None]
-    return {"settings": flat(setting), "values": values, "mean": statistics.fmean(whole) if len(whole) == len(values) else None}
-
-
-def _best(bench: Bench, arm: str) -> int | None:
-    """The place of the best setting; one that failed on a seed is none. Says where it is the end of what was tried."""
-    tried = bench.tuning[arm]
-    sign = 1.0 if bench.experiment.lower else -1.0
-    usable = [index for index, one in enumerate(tried) if one["mean"] is not None]
-    if not usable:
-        return None
-    best = min(usable, key=lambda index: sign * tried[index]["mean"])
-    for key, value in tried[best]["settings"].items():
-        numbers = [one["settings"][key] for one in tried if isinstance(one["settings"][key], int | float)]
-        if len(set(numbers)) > 2 and value in (min(numbers), max(numbers)):
-            end = "largest" if value == max(numbers) else "smallest"
-            bench.warnings.append(f"tuning: the best {key} of {arm}, {value:g}, is the {end} that was tried: its best may lie beyond")
-    return best
-
-
 # -- measuring --------------------------------------------------------------------------------------------------------
-
-
-def all_seeds(experiment: Experiment) -> list[int]:
-    """The seeds in the order in which they are used; with until_clear more follow, up to max_seeds."""
-    seeds = list(experiment.seeds)
-    if experiment.until_clear:
-        more = (seed for seed in range(1, 2 * experiment.max_seeds + len(seeds) + 2) if seed not in set(experiment.seeds))
-        while len(seeds) < experiment.max_seeds:
-            seeds.append(next(more))
-        seeds = seeds[: experiment.max_seeds]
-    return seeds
 
 
 def _folder(bench: Bench, arm: str, seed: int) -> Path:
@@ -328,12 +176,12 @@ def _folder(bench: Bench, arm: str, seed: int) -> Path:
 
 def _trial_task(bench: Bench, arm: ArmPlan, seed: int) -> Task:
     keep = bench.experiment.keep_models or seed == bench.experiment.seeds[0]
-    return _task(bench, arm, seed, _folder(bench, arm.name, seed), keep=keep)
+    return task_of(bench, arm, seed, _folder(bench, arm.name, seed), keep=keep)
 
 
 def _noise_tasks(bench: Bench) -> list[Task]:
     seeds = bench.experiment.seeds[: bench.experiment.noise_pairs]
-    return [_task(bench, bench.design.baseline, seed, bench.out / "noise" / f"seed-{seed}", twin=True) for seed in seeds]
+    return [task_of(bench, bench.design.baseline, seed, bench.out / "noise" / f"seed-{seed}", twin=True) for seed in seeds]
 
 
 def _measure(bench: Bench) -> None:
@@ -391,7 +239,7 @@ def _counts(bench: Bench) -> tuple[int, int]:
 
 
 def _read(bench: Bench, arm: str, seed: int) -> Outcome:
-    return _outcome(bench, Task(arm=arm, seed=seed, recipe={}, folder=str(_folder(bench, arm, seed).absolute())))
+    return outcome_of(bench, Task(arm=arm, seed=seed, recipe={}, folder=str(_folder(bench, arm, seed).absolute())))
 
 
 def evidence_of(bench: Bench, *, finished: bool) -> Evidence:

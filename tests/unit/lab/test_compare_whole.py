@@ -17,7 +17,8 @@ import pytest
 
 from phiforge.core.errors import ConfigError, Interrupted
 from phiforge.core.runs import Run
-from phiforge.lab.compare import How, compare, tuning_seeds
+from phiforge.lab.bench import How, tuning_seeds
+from phiforge.lab.compare import compare
 from phiforge.lab.experiment import Experiment
 from tests.unit.lab import fake_training
 
