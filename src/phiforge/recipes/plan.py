@@ -190,7 +190,21 @@ def _tried_rate(config: Any, shape: DecoderShape, length: int, device: str) -> f
     batch = {"input_ids": ids, "labels": ids, "shift_labels": ids, "position_ids": torch.arange(length).expand(rows, -1)}
     loss = config.loss if config.loss != "auto" else "fused" if supports(model) else "stock"
     precision = config.precision if config.precision != "auto" else "bf16" if hardware.has_bf16(device) else "fp32"
-    return rows * length / seconds_per_step(model, batch, precision=precision, loss=loss)
+    before = torch.get_num_threads()
+    # A run probes its threads; here one and all are tried. On a busy machine two that wait for each other can be many times slower.
+    tried = [config.threads] if isinstance(config.threads, int) else sorted({1, before})
+    try:
+        return max(rows * length / _timed(threads, lambda: seconds_per_step(model, batch, precision=precision, loss=loss)) for threads in tried)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(threads: int, seconds: Callable[[], float]) -> float:
+    """What `seconds` measures with so many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return seconds()
 
 
 def _guess_vocabulary(named: str) -> int:
