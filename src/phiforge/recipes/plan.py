@@ -194,7 +194,8 @@ def _tried_rate(config: Any, shape: DecoderShape, length: int, device: str) -> f
     # A run probes its threads; here one and all are tried. On a busy machine two that wait for each other can be many times slower.
     tried = [config.threads] if isinstance(config.threads, int) else sorted({1, before})
     try:
-        return max(rows * length / _timed(threads, lambda: seconds_per_step(model, batch, precision=precision, loss=loss)) for threads in tried)
+        took = min(_timed(threads, lambda: seconds_per_step(model, batch, precision=precision, loss=loss)) for threads in tried)
+        return rows * length / took
     finally:
         torch.set_num_threads(before)
 
