@@ -274,8 +274,9 @@ class PHITrainerMixin(Watched):
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         trainer = self._trainer
         if self.phi_config is not None:
+            running = trainer._tr_loss if trainer.args.world_size == 1 else trainer.accelerator.reduce(trainer._tr_loss.clone(), "mean")
             trainer.state.stateful_callbacks[STATE] = {
-                "running_loss": float(trainer._tr_loss),
+                "running_loss": float(running),
                 "total_loss": float(trainer._total_loss_scalar),
                 "last_logged": trainer._globalstep_last_logged,
                 "plan": self._plan_name(),
