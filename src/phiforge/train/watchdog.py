@@ -3,8 +3,8 @@ there by the standard schedule.
 
 A spike is a loss above median + SPREADS * spread of the last WINDOW good losses (spread = 1.4826 * median absolute deviation, at least
 FLOOR of the median) at PATIENCE steps in a row. Losses above the line don't enter the window, so a spike can't make itself normal; one step
-below it ends the spike. Until WINDOW / 2 good losses are there the line is EARLY times the largest of the FIRST ones; before those,
-only NaN and infinity count.
+below it ends the spike. Until WINDOW / 2 good losses are there the line is EARLY times the largest of the FIRST ones; before those it is
+twice the very first loss and TAKE_OFF nats more, so that a run that takes off at once is seen and a lucky first batch is not.
 Ours; the line is Hampel's identifier (Hampel 1974, the median and the MAD). Constants: in eight healthy runs of 250 to 300 steps (0.3M
 parameters; books and conversations; batch 1 to 8; rates of 1e-3 to 4e-3) at most 2 losses lay above the line, never two in a row, even
 for half of SPREADS.
@@ -33,6 +33,7 @@ from phiforge.train import checkpoints
 
 WINDOW, SPREADS, FLOOR, PATIENCE = 64, 6.0, 0.03, 5
 EARLY, FIRST = 1.5, 8
+TAKE_OFF = 2.0
 ROLLBACKS = 2
 EVERY = 8
 KEY = "watchdog"  # our entry among trainer_state.json's stateful_callbacks
@@ -66,9 +67,11 @@ class Watcher:
     since: int | None = None  # the first of them
 
     def line(self) -> float:
-        """Above this a loss is suspicious; infinite while too little has been seen."""
+        """Above this a loss is suspicious; infinite before the first one."""
         if len(self.losses) < self.window // 2:
-            return EARLY * max(self.losses[:FIRST]) if len(self.losses) >= FIRST else math.inf
+            if len(self.losses) >= FIRST:
+                return EARLY * max(self.losses[:FIRST])
+            return 2.0 * self.losses[0] + TAKE_OFF if self.losses else math.inf
         middle = median(self.losses)
         spread = 1.4826 * median(abs(loss - middle) for loss in self.losses)
         return middle + self.spreads * max(spread, self.floor * abs(middle))

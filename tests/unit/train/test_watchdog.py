@@ -65,31 +65,12 @@ def test_a_spike_that_stays_is_seen_and_one_that_passes_is_not() -> None:
 
 def test_a_run_that_takes_off_at_once_is_seen_before_there_is_a_window() -> None:
     # the shape of a run at a rate of 1
-    losses = [
-        7.7,
-        7.7,
-        7.8,
-        7.9,
-        8.1,
-        9.1,
-        9.4,
-        9.8,
-        10.2,
-        10.9,
-        13,
-        15,
-        17,
-        18,
-        19,
-        22,
-        26,
-        30,
-        35,
-        40,
-    ]
+    losses = [7.7, 7.7, 7.8, 7.9, 8.1, 9.1, 9.4, 9.8, 10.2, 10.9, 13, 15, 17, 18, 19, 22, 26, 30, 35, 40]
     found = first_bark(losses)
     assert found is not None and found.step < 20
     assert first_bark([0.2, 0.9] * 4 + [1.3] * 20) is None  # single rows differ as much
+    within = first_bark([6.9, 12, 25, 40, 63, 60, 58, 63, 61, 60])  # inside the first steps, and it stays there
+    assert within is not None and within.good == 2
 
 
 def test_trouble_begins_where_the_spike_did_when_it_ends_in_nan() -> None:
