@@ -133,6 +133,10 @@ def plan_course(config: TrainConfig, model: nn.Module, stream: TrainStream, leng
             "rows in one forward pass, by the memory that a pass was seen to keep; a larger step is cut",
         )
         stream.plan = plan
+    if plan.phi.phi_dropout_schedule and not plan.dropout:
+        run.log("phi_dropout_schedule starts from a dropout of 0, so it changes nothing: model.dropout=0.1 or base_dropout=0.1 gives it one")
+    if plan.phi.phi_weight_decay_schedule and not config.weight_decay:
+        run.log("phi_weight_decay_schedule starts from a weight decay of 0, so it changes nothing")
     if settled.compiled and plan.schedules_dropout:
         run.log("each new dropout is compiled anew: a dropout schedule and compile=true make a slow run")
     focus_phases(plan, stream, model, run, seed=config.seed)
