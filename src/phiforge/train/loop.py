@@ -134,7 +134,9 @@ def plan_course(config: TrainConfig, model: nn.Module, stream: TrainStream, leng
         )
         stream.plan = plan
     if plan.phi.phi_dropout_schedule and not plan.dropout:
-        run.log("phi_dropout_schedule starts from a dropout of 0, so it changes nothing: model.dropout=0.1 or base_dropout=0.1 gives it one")
+        run.log(
+            "phi_dropout_schedule starts from a dropout of 0, so it changes nothing: model.dropout=0.1 or base_dropout=0.1 gives it one"
+        )
     if plan.phi.phi_weight_decay_schedule and not config.weight_decay:
         run.log("phi_weight_decay_schedule starts from a weight decay of 0, so it changes nothing")
     if settled.compiled and plan.schedules_dropout:
