@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
+import platform
 import resource
 import sys
 from pathlib import Path
@@ -10,6 +13,13 @@ from pathlib import Path
 import torch
 
 from phiforge.core import hardware
+
+
+def give_back() -> None:
+    """Return freed heap to the system, which glibc does not do by itself (core.hardware.configure_allocator): after a probe."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class PeakMemory:

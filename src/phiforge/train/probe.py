@@ -18,6 +18,7 @@ from phiforge.core.runs import RunWriter
 from phiforge.train.batches import Batch, TrainStream
 from phiforge.train.config import TrainConfig
 from phiforge.train.forward import TrainingForward, supports
+from phiforge.train.memory import give_back
 
 # On a CPU our own kernels are as fast as what torch.compile makes of the plain forms (7M parameters: within 3 %, after 34 s of building),
 # so it is never worth its time there. Elsewhere: what a compiled step may save, and what building costs; only the decision rests on them.
@@ -153,6 +154,7 @@ def micro_rows(config: TrainConfig, model: nn.Module, batch: Batch, settled: Set
     row = {name: value[:1].to(device) for name, value in batch.items()}
     two = {name: torch.cat([value, value]) for name, value in row.items()}
     kept = 2 * (_kept_bytes(model, two, settled) - _kept_bytes(model, row, settled))  # as much again for what comes and goes meanwhile
+    give_back()  # or training's buffers would lie around the probe's, and the run would hold more than it needs
     room = (free - 12 * trained) / 2  # gradients and two moments in float32
     return max(1, min(most, int(room / max(1, kept))))
 
