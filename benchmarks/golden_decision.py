@@ -88,11 +88,13 @@ def decide(studies: Sequence[Study]) -> tuple[str, list[str]]:
     return ("mixed" if parts else "unsuccessful"), parts
 
 
-def decision_section(studies: Sequence[Study]) -> str:
-    """Failure modes, the decision, what to do, and where to go with numbers."""
+def decision_section(studies: Sequence[Study], afterwards: Sequence[str] = ()) -> str:
+    """The decision, failure modes, what to do, and where to go with numbers. afterwards: what a follow-up found, which decides nothing."""
     decision, parts = decide(studies)
     agreed = "as predicted" if decision == PREDICTED_DECISION else f"predicted was {PREDICTED_DECISION}"
     lines = [f"## The document's decision: {decision}", "", f"By the rule above ({agreed}). {_why(studies, decision, parts)}", ""]
+    if afterwards:
+        lines += [f"The follow-up, which the rule does not know of, puts this in its place. {' '.join(afterwards)}", ""]
     lines += ["### Failure modes", "", *failure_modes(studies), "", "### Recommendation", "", *recommendation(studies, decision, parts), ""]
     return "\n".join([*lines, "### Roadmap", "", roadmap(studies), "", *limits(studies)])
 

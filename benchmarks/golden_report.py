@@ -33,24 +33,70 @@ ON_THE_WAY = "Steps, tokens and seconds: when the arm first was as good as its b
 PREPARED = "`benchmarks/golden_study.py prepare` makes the data folders from any books and instruction rows."
 
 
-def document(prediction: str, studies: Sequence[Study]) -> str:
+def document(prediction: str, studies: Sequence[Study], follow_ups: Sequence[Study] = ()) -> str:
     """The whole page."""
     results_ = [results(study) for study in studies]
-    parts = ["# Golden-ratio training: the study", OPENING, headline(studies), prediction.strip(), *results_]
-    return "\n\n".join([*parts, outcome_section(studies), decision_section(studies), again(studies)]) + "\n"
+    parts = ["# Golden-ratio training: the study", OPENING, headline(studies, follow_ups), prediction.strip(), *results_]
+    after = [follow_up(study, studies) for study in follow_ups]
+    said = [line for study in follow_ups for line in what_it_says(study, studies)]
+    return "\n\n".join([*parts, outcome_section(studies), *after, decision_section(studies, said), again([*studies, *follow_ups])]) + "\n"
 
 
-def headline(studies: Sequence[Study]) -> str:
+def headline(studies: Sequence[Study], follow_ups: Sequence[Study] = ()) -> str:
     """What came out, in a few lines."""
-    lines = []
+    lines: list[str] = []
     for study in studies:
         by = {verdict: [arm for arm, row in study.family.items() if row["verdict"] == verdict] for verdict in (BETTER, WORSE, NONE, FEW)}
         told = "; ".join(f"{verdict}: {', '.join(arms)}" for verdict, arms in by.items() if arms)
         lines.append(f"- **{study.label}** ({seeds_of(study)} paired seeds): {told}.")
-    unfinished = [study.label for study in studies if not study.data.get("finished", True)]
+    lines += [f"- **Follow-up** ({study.label}): {' '.join(what_it_says(study, studies))}" for study in follow_ups]
+    unfinished = [study.label for study in (*studies, *follow_ups) if not study.data.get("finished", True)]
     if unfinished:
         lines.append(f"- Not finished: {', '.join(unfinished)}. What follows is preliminary and decides nothing.")
     return "**In short.** Final bits per byte at equal tokens, every arm at its best rate:\n\n" + "\n".join(lines)
+
+
+# -- the question that came up on the way -----------------------------------------------------------------------------
+
+
+def follow_up(study: Study, studies: Sequence[Study]) -> str:
+    """The section of phi/rate-end: is a lead of `rate` golden, and does it last?"""
+    ask = study.data["question"].strip().capitalize()
+    parts = [
+        f"## Follow-up: is it golden, and does it last? ({study.label})",
+        f"Asked, and predicted, after the tuning runs above were seen; before this experiment's own first run. {ask}",
+        "Predicted: " + " ".join(study.data["prediction"].split()),
+        facts(study),
+        verdict_table(study),
+        control_table(study),
+        cost_table(study),
+        f"**What it says.** {' '.join(what_it_says(study, studies))}",
+        failures(study),
+    ]
+    return "\n\n".join(parts)
+
+
+def what_it_says(study: Study, studies: Sequence[Study]) -> list[str]:
+    """`rate` against the line to zero, here and in the shorter runs of the same text; and against the plain line to the same end."""
+    tokens = (study.data.get("budget") or {}).get("tokens") or 0
+    row = study.family["rate"]
+    lines = [
+        f"Over {tokens:,} tokens phi_decay against a line to zero: {row['verdict']}, {signed(row['mean'])} {interval(row['interval'])}"
+    ]
+    for other in studies:
+        before = other.family.get("rate")
+        if other.label == study.label and before and before["mean"] is not None:
+            length = (other.data.get("budget") or {}).get("tokens") or 0
+            lines[0] += f" (over {length:,} tokens it was {signed(before['mean'])})"
+    lines[0] += "."
+    plain = next((found for found in study.controls if found["arm"] == "rate" and found["against"] == "line_to_618"), None)
+    if plain:
+        at = f"{signed(plain['mean'])} {interval(plain['interval'])}"
+        lines.append(f"Against a plain straight line to the same end, 0.618: {plain['verdict']}, {at}.")
+        if plain["verdict"] == NONE:
+            seen = number(plain["minimum_detectable"], 4)
+            lines.append(f"So it is where the rate ends that counts: of the golden form itself {seen} bits per byte would have been seen.")
+    return lines
 
 
 # -- one data set -----------------------------------------------------------------------------------------------------

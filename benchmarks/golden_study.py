@@ -3,7 +3,8 @@
     python benchmarks/golden_study.py prepare books FOLDER --out data/books              # texts -> books.jsonl
     python benchmarks/golden_study.py prepare instructions FILE... --out data/instructions  # rows -> instructions.jsonl, chats.jsonl
     phiforge compare phi/tiny data=data/books --out runs/golden-books
-    python benchmarks/golden_study.py report runs/golden-books runs/golden-instructions > docs/studies/golden-ratio.md
+    phiforge compare phi/rate-end data=data/books --out runs/golden-rate-end                # the question that came up on the way
+    python benchmarks/golden_study.py report runs/golden-books runs/golden-instructions --follow-up runs/golden-rate-end
 
 `prepare` only rearranges what it is given: nothing is fetched. `report` reads verdict.json of each experiment and writes nothing by itself;
 the prediction it opens with is docs/studies/golden-ratio-prediction.md, which was committed before the first run and is not touched again.
@@ -110,7 +111,8 @@ def _report(arguments: argparse.Namespace) -> None:
     from golden_text import read_study
 
     experiments = [read_study(folder) for folder in arguments.experiment]
-    sys.stdout.write(document(arguments.prediction.read_text(encoding="utf-8"), experiments))
+    after = [read_study(folder) for folder in arguments.follow_up]
+    sys.stdout.write(document(arguments.prediction.read_text(encoding="utf-8"), experiments, after))
 
 
 def main() -> None:
@@ -125,6 +127,7 @@ def main() -> None:
     report = verbs.add_parser("report", help="write the study's document on stdout")
     report.add_argument("experiment", nargs="+", type=Path)
     report.set_defaults(do=_report)
+    report.add_argument("--follow-up", nargs="+", type=Path, default=[], help="folders of phi/rate-end, which was asked for afterwards")
     report.add_argument("--prediction", type=Path, default=PREDICTION, help="what was predicted, hand-written")
     arguments = parser.parse_args()
     arguments.do(arguments)

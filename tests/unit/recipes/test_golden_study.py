@@ -157,6 +157,22 @@ def test_the_document_says_what_the_verdicts_say(tmp_path: Path, monkeypatch: py
         assert not line.startswith("|") or line.endswith("|"), line
 
 
+def test_a_follow_up_says_what_its_control_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = loaded("golden_text", monkeypatch)
+    study = text.read_study(made(tmp_path / "short", {"rate": -0.06, "document": -0.03}))
+    folder = made(tmp_path / "long", {"rate": -0.02})
+    data = json.loads((folder / "verdict.json").read_text())
+    kept = [row for row in data["comparisons"] if row["arm"] == "rate"]
+    plain = {**kept[0], "role": "control", "against": "line_to_618", "verdict": "no detectable difference", "mean": 0.001}
+    data |= {"comparisons": [*kept, plain], "question": "does it last?", "prediction": "no", "budget": {"tokens": 393_216}}
+    (folder / "verdict.json").write_text(json.dumps(data))
+    page = loaded("golden_report", monkeypatch).document("## Evidence and prediction", [study], [text.read_study(folder)])
+    assert "## Follow-up: is it golden, and does it last? (books)" in page and "Predicted: no" in page
+    assert "(over 98,304 tokens it was -0.06" in page and "it is where the rate ends that counts" in page
+    decision = page[page.index("## The document's decision") :]
+    assert decision.startswith("## The document's decision: successful") and "Against a plain straight line" in decision
+
+
 def test_a_folder_without_a_verdict_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"no verdict\.json"):
         loaded("golden_text", monkeypatch).read_study(tmp_path)
