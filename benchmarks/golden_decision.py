@@ -140,6 +140,9 @@ def recommendation(studies: Sequence[Study], decision: str, parts: Sequence[str]
         "unsuccessful": ["Leave the golden switches off: nothing here beat plain training with a tuned rate that falls to zero.", ""],
         "not decided": ["Finish the runs, or give them more seeds, before anything is concluded.", ""],
     }[decision]
+    ahead = [part for part in parts if _gains_more(studies, part, "document")]
+    if decision == "successful" and ahead:
+        lines = [f"Alone, {' and '.join(ahead)} gains more than the whole plan on every data set: take that, not the plan.", ""]
     for arm in PREDICTED:
         rows = [study.family[arm] for study in studies if arm in study.family]
         verdicts = [row["verdict"] for row in rows]
@@ -153,6 +156,11 @@ def recommendation(studies: Sequence[Study], decision: str, parts: Sequence[str]
         elif BETTER in verdicts:
             lines.append(f"- {arm}: {'on' if kept(studies, arm) else 'off: it loses at equal seconds'}.")
     return lines
+
+
+def _gains_more(studies: Sequence[Study], part: str, whole: str) -> bool:
+    """Whether a part's interval lies wholly on the better side of the whole plan's mean, on every data set."""
+    return all(study.family[part]["interval"][1] < study.family[whole]["mean"] for study in studies)
 
 
 # -- the road ---------------------------------------------------------------------------------------------------------

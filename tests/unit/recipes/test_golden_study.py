@@ -171,6 +171,7 @@ def test_a_follow_up_says_what_its_control_says(tmp_path: Path, monkeypatch: pyt
     assert "(over 98,304 tokens it was -0.06" in page and "it is where the rate ends that counts" in page
     decision = page[page.index("## The document's decision") :]
     assert decision.startswith("## The document's decision: successful") and "Against a plain straight line" in decision
+    assert "Alone, rate gains more than the whole plan on every data set" in decision
 
 
 def test_a_folder_without_a_verdict_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
