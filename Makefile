@@ -14,12 +14,13 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 
-.PHONY: help quickstart install develop test test-slow lint types docs format clean
+.PHONY: help quickstart install develop extras test test-slow lint types docs format clean
 
 help:
 	@echo "make quickstart   set up, train a first model, and meet it (about 8 minutes on 2 cores)"
 	@echo "make install      set up $(VENV) with the tested versions"
 	@echo "make test         set up for development and run the tests"
+	@echo "make extras       install Ray and TRL too, so that their tests don't skip"
 	@echo "make test-slow    the long tests: kill campaigns, fuzzing"
 	@echo "make lint types   style and types"
 	@echo "make docs         write docs/cli.md anew"
@@ -41,6 +42,10 @@ install: $(VENV)/.base
 	@echo "installed: $(BIN)/phiforge --help"
 
 develop: $(VENV)/.dev
+
+# Ray and TRL: large, and needed only by `--cluster` and by the trainers built on TRL's; their tests skip without them.
+extras: $(VENV)/.dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[cluster,align]"
 
 quickstart: $(VENV)/.base
 	$(BIN)/phiforge quickstart $(SOURCE) $(SETTINGS) --out $(OUT)
