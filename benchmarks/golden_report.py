@@ -188,6 +188,13 @@ def tuning_table(study: Study) -> str:
         if chosen in (keys[0], keys[-1]):
             edge.append(name)
     told = f"At an end of the grid, so perhaps not at their best: {', '.join(edge)}." if edge else "Every choice lies inside the grid."
+    base = setting(study.arms[study.data["baseline"]]["tuned"] or {})
+    other = [name for name in tried if setting(study.arms[name]["tuned"] or {}) != base]
+    if other:
+        told += (
+            " Tuned to another setting than the baseline, which so few seeds may owe to luck, and which is then part of the difference: "
+        )
+        told += f"{', '.join(other)}."
     seeds = len(study.data.get("tuning_seeds") or [])
     return f"{table(['arm', *keys], rows)}\n\nMean bits per byte over {seeds} seeds that are not measured again. {told}"
 
