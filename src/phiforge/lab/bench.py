@@ -108,4 +108,4 @@ def duration(seconds: float) -> str:
     for unit, scale in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * scale:
             return f"{seconds / scale:,.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return "1 second" if round(seconds) == 1 else f"{seconds:.0f} seconds"

@@ -28,7 +28,7 @@ from phiforge.lab.decide import Evidence, assemble, differences, family, pairs_o
 from phiforge.lab.experiment import Experiment, flat
 from phiforge.lab.items import add_items
 from phiforge.lab.poison import apply, check_trials
-from phiforge.lab.settle import Settled, outlook, preflight, read_settled, settle, write_settled
+from phiforge.lab.settle import Settled, cautions, outlook, preflight, read_settled, settle, write_settled
 from phiforge.lab.trials import Outcome, Task, read_trial, refuse_other
 from phiforge.lab.tuning import tune
 from phiforge.recipes.runner import run_recipe
@@ -50,7 +50,6 @@ def compare(experiment: Experiment, out: Path, *, name: str, how: How | None = N
     bench = Bench(design, out, name, how)
     add_controls(design)  # they are checked too
     _claim(out, experiment)
-    preflight_disk(out, _ROOM_TO_START)
     with Lock(out):
         _write_experiment(bench)
         try:
@@ -60,7 +59,7 @@ def compare(experiment: Experiment, out: Path, *, name: str, how: How | None = N
             if bench.planned:
                 write_verdict(bench, finished=False)
             fix = f"the same command goes on; {out / VERDICT} has what is known so far" if bench.planned else "the same command goes on"
-            raise Interrupted(f"{out}: stopped" + (f" with {done} of {of} runs done" if of else ""), fix=fix) from None
+            raise Interrupted(f"{out}" + (f": {done} of {of} runs done" if of else ""), fix=fix) from None
 
 
 def _run_all_of_it(bench: Bench) -> dict[str, Any]:
@@ -73,6 +72,7 @@ def _run_all_of_it(bench: Bench) -> dict[str, Any]:
     tune(bench, _run)
     bench.design = add_controls(bench.design)
     _seeds_warning(bench)
+    bench.warnings += cautions(bench.design, bench.settled)
     _measure(bench)
     return write_verdict(bench, finished=True)
 
@@ -81,16 +81,18 @@ def _run_all_of_it(bench: Bench) -> dict[str, Any]:
 
 
 def _claim(out: Path, experiment: Experiment) -> None:
-    """A new or empty folder, or one that holds this experiment. Raises ConfigError."""
+    """A new or empty folder, or one that holds this experiment, with room on its disk. Raises ConfigError, PreflightError."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is a file, and an experiment needs a folder", fix="choose another --out")
     if not (out / EXPERIMENT).is_file():
         strangers = [item.name for item in sorted(out.iterdir()) if not item.name.startswith(".")] if out.is_dir() else []
         if strangers:
             raise ConfigError(f"{out}: holds files that are no experiment ({strangers[0]}, ...)", fix="choose an empty folder with --out")
+        preflight_disk(out, _ROOM_TO_START)
         with atomic.writing(out):
             out.mkdir(parents=True, exist_ok=True)
         return
+    preflight_disk(out, _ROOM_TO_START)
     old, new = to_data(build(Experiment, load_yaml(out / EXPERIMENT), where=str(out / EXPERIMENT))), to_data(experiment)
     changed = [key for key in new if old.get(key) != new[key] and key not in _MAY_CHANGE]
     if changed:
@@ -313,9 +315,14 @@ def preview(design: Design, settled: Settled | None, jobs: int = 1) -> dict[str,
     extra = f" ({plan['tuning_runs']} for tuning)" if plan["tuning_runs"] else ""
     console.say(f"{plan['runs']} runs{extra}: {len(design.arms)} arms x {seeds}, {tokens}; decided by {design.experiment.metric}")
     if plan["seconds"]:
-        console.say(f"about {duration(plan['seconds_per_run'])} a run, {duration(plan['seconds'] / max(1, jobs))} in all, training alone")
+        each, whole = duration(plan["seconds_per_run"]), duration(plan["seconds"] / max(1, jobs))
+        console.say(f"training takes about {each} a run, {whole} in all; starting and measuring each run come on top")
     if plan["disk_bytes"]:
         console.say(f"up to {size(plan['disk_bytes'])} of disk")
+    if plan["parameters"]:
+        console.say(f"{plan['parameters']:,} parameters in the baseline")
+    for caution in cautions(design, settled):
+        console.warn(caution)
     return {
         "arms": [{"name": arm.name, "role": arm.role, "control_of": arm.control_of, "settings": flat(arm.settings)} for arm in design.arms],
         "shared": list(design.shared),

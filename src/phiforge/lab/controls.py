@@ -1,6 +1,8 @@
 """Fair controls, added by themselves: what an arm's gain would be if it came from more learning rate, or from fewer steps, alone.
 
 `<arm>=rate`: the baseline's own schedule, rescaled so that its mean rate is the arm's. For arms that change the shape of the rate.
+`<arm>=tuned`: the baseline with the setting that tuning chose for an arm and not for the baseline: what few tuning seeds drew by luck is no
+difference of arms, so a verdict must hold against both (decide.py).
 `<arm>=steps`: the baseline with a constant batch as large as the arm's mean one: equal steps, equal tokens. For arms whose batch grows.
 """
 
@@ -22,6 +24,7 @@ _HEAD = ("warmup_type", "warmup_ratio", "warmup_steps", "lr_min_ratio")
 _PHASES = tuple(f"phi.phase{n}.{key}" for n in (1, 2) for key in ("lr_scheduler_type", "learning_rate"))
 _BATCHES = ("phi.phi_batch_progression", "phi.phase1.batch_size", "phi.phase2.batch_size", "phi.max_batch_size", "phi.batch_phi_phases")
 _NOMINAL_STEPS = 1000  # of a run whose length isn't known in steps: the mean of a schedule hardly depends on it
+TUNED = "tuned"
 _SAME = 1e-3  # means that differ by less than a thousandth are alike
 
 
@@ -35,7 +38,7 @@ def add_controls(design: Design) -> Design:
     for arm in design.arms:
         if arm.role != "arm":
             continue
-        for name, about, settings in _controls_of(arm, _config(design, arm), base):
+        for name, about, settings in _controls_of(arm, _config(design, arm), base, design.baseline):
             control = ArmPlan(
                 name=f"{arm.name}={name}",
                 role="control",
@@ -57,7 +60,7 @@ def control_for(design: Design, arm: ArmPlan) -> list[ArmPlan]:
         return own
     base, names = _config(design, design.baseline), {other.name for other in own}
     wanted = []
-    for name, about, settings in _controls_of(arm, _config(design, arm), base):
+    for name, about, settings in _controls_of(arm, _config(design, arm), base, design.baseline):
         settings = merge(nested(design.baseline.settings), settings)
         wanted.append(_plain(design, ArmPlan(name=name, role="control", about=about, settings=settings)))
     others = [other for other in design.arms if other.role == "control" and other.name not in names]
@@ -74,8 +77,10 @@ def _config(design: Design, arm: ArmPlan) -> TrainConfig:
     return config
 
 
-def _controls_of(arm: ArmPlan, config: TrainConfig, base: TrainConfig) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _controls_of(arm: ArmPlan, config: TrainConfig, base: TrainConfig, baseline: ArmPlan) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """(short name, what it is, settings over the baseline's) of each control that an arm calls for."""
+    if arm.tuned and baseline.tuned and arm.tuned != baseline.tuned:
+        yield TUNED, f"the baseline with what tuning chose for {arm.name}", nested(arm.tuned)
     changed = _changed(config, base)
     if config.match_mean_rate is None and changed & {*_SHAPE, *_HEAD, *_PHASES}:
         settings = _equal_mean(config, base, changed)

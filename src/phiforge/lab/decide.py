@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from phiforge.lab.arms import ArmPlan
+from phiforge.lab.controls import TUNED
 from phiforge.lab.experiment import flat
 from phiforge.lab.pairing import pairing
 from phiforge.lab.trials import Outcome, Point
@@ -23,6 +24,7 @@ from phiforge.stats.paired import paired_t
 from phiforge.stats.verdict import NONE, TOO_FEW, Judgement, judge
 
 SCHEMA_VERSION = 1
+_SMALL = 0.1  # of the standard deviation over seeds: a smaller difference is said to be small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,30 @@ def compare_all(evidence: Evidence) -> list[dict[str, Any]]:
     base = evidence.baseline
     shown = [(arm.name, base) for arm in evidence.arms if arm.role == "control"]
     shown += [(arm, control) for arm, controls in evidence.controls.items() for control in controls]
-    return _judged(evidence, [(arm, base) for arm in family(evidence)], "arm") + _judged(evidence, shown, "control")
+    judged, beside = _judged(evidence, [(arm, base) for arm in family(evidence)], "arm"), _judged(evidence, shown, "control")
+    for row in judged:
+        _hold_to_both(evidence, row, beside)
+    return judged + beside
+
+
+def _hold_to_both(evidence: Evidence, row: dict[str, Any], beside: Sequence[Mapping[str, Any]]) -> None:
+    """An arm that tuning gave another setting than the baseline must differ from the baseline at that setting too.
+
+    Both tests must speak, so the second one needs no correction of its own.
+    """
+    for control in beside:
+        if row["verdict"] in (NONE, TOO_FEW) or control["arm"] != row["arm"] or not control["against"].endswith(f"={TUNED}"):
+            continue
+        mean = control["mean"] or 0.0
+        same_way = (mean < 0) == (row["mean"] < 0) and mean != 0
+        if not (same_way and control["p"] <= evidence.alpha):
+            note = (
+                f"tuning gave {row['arm']} another setting than {row['against']}, and beside {row['against']} at that setting"
+                f" ({control['against']}) the difference is {mean:+.4g} (p = {control['p']:.3g}): not called {row['verdict']}"
+            )
+            row["verdict"] = NONE
+            row["notes"].append(note)
+            row["sentence"] = f"{row['arm']}: {note}. Each at what was chosen for it: {row['sentence']}"
 
 
 def _judged(evidence: Evidence, rows: Sequence[tuple[str, str]], role: str) -> list[dict[str, Any]]:
@@ -106,6 +131,7 @@ def _comparison(evidence: Evidence, judgement: Judgement, against: str, role: st
     if role == "control":
         row["notes"].append("shown beside the verdicts, outside their family")
     _hold_back(evidence, row)
+    _tell_of_size(evidence, row)
     return row
 
 
@@ -123,7 +149,7 @@ def _hold_back(evidence: Evidence, row: dict[str, Any]) -> None:
     for called, name, seeds in (("better", row["arm"], only_arm), ("worse", row["against"], only_base)):
         if row["verdict"] == called and seeds:
             note = (
-                f"{name} failed on seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} where the other did not:"
+                f"{name} has no result on seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} where the other has:"
                 f" what survived flatters it, so {row['arm']} is not called {called}"
             )
             row["verdict"] = NONE
@@ -132,7 +158,18 @@ def _hold_back(evidence: Evidence, row: dict[str, Any]) -> None:
 
 
 def _lost(evidence: Evidence, arm: str) -> set[int | str]:
-    return {outcome.seed for outcome in evidence.trials[arm] if outcome.status in ("failed", "invalid")}
+    """Seeds without a value. A run that was never logged may be one that broke."""
+    return {outcome.seed for outcome in evidence.trials[arm] if not outcome.complete}
+
+
+def _tell_of_size(evidence: Evidence, row: dict[str, Any]) -> None:
+    """A difference that is real and next to nothing is called what the test calls it, and said to be small."""
+    spread = sd([outcome.value for outcome in evidence.trials[row["against"]] if outcome.value is not None])
+    if row["verdict"] in (NONE, TOO_FEW) or not spread or abs(row["mean"]) >= _SMALL * spread:
+        return
+    note = f"a small difference: {abs(row['mean']) / spread:.1%} of the standard deviation over seeds of {row['against']} ({spread:.3g})"
+    row["notes"].append(note)
+    row["sentence"] += f" It is {note}."
 
 
 def _missing_notes(evidence: Evidence, arm: str, against: str) -> list[str]:

@@ -119,6 +119,19 @@ class Experiment(Config):
     noise_pairs: int = Field(default=0, ge=0, le=100, description="baseline runs repeated with another dropout seed: the noise floor")
     keep_models: bool = Field(default=False, description="keep every run's model, not one for each arm")
 
+    @field_validator("question", "prediction", "description", mode="before")
+    @classmethod
+    def _yes_and_no(cls, value: Any) -> Any:
+        """`prediction: no` is a boolean to YAML, and a word to the person who wrote it."""
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _two_arms(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and len(value) < 2:
+            raise ValueError("a comparison needs a baseline and at least one other arm")
+        return value
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:

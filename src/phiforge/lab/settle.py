@@ -19,6 +19,9 @@ from phiforge.lab.arms import LENGTHS, ArmPlan, Design, arm_recipe, config_of, s
 from phiforge.lab.trials import KEPT, Task, run_trial
 from phiforge.recipes.plan import plan_recipe
 from phiforge.recipes.recipe import Recipe
+from phiforge.stats.corrections import least_pairs
+from phiforge.train.config import TrainConfig
+from phiforge.train.timetables import warmup_of
 
 SETTLED = "settled.yaml"
 PROBE_STEPS = 6
@@ -150,7 +153,10 @@ def _short(recipe: Recipe) -> Recipe:
 
 def foreseen(design: Design, out: Path) -> Settled:
     """What `plan` says of the baseline, for a look ahead of the first run: nothing is written."""
-    plans = {plan.name: plan.facts for plan in plan_recipe(arm_recipe(design, design.baseline.settings), out)}
+    try:
+        plans = {plan.name: plan.facts for plan in plan_recipe(arm_recipe(design, design.baseline.settings), out)}
+    except ConfigError:  # by the vocabulary that plan guesses; the tokenizer may choose one that fits
+        return Settled()
     facts = plans.get(design.step, {})
     tokens, steps = facts.get("tokens in all"), facts.get("steps")
     return Settled(
@@ -196,6 +202,26 @@ def outlook(design: Design, settled: Settled | None) -> dict[str, Any]:
     }
 
 
+def cautions(design: Design, settled: Settled | None) -> list[str]:
+    """What can be said of the plan before it is paid for: too few seeds to decide anything, a run that is mostly warm-up."""
+    experiment, told = design.experiment, []
+    m = sum(arm.role == "arm" for arm in design.arms)
+    least = least_pairs(m, experiment.alpha)
+    if not experiment.until_clear and len(experiment.seeds) < least:
+        told.append(f"{len(experiment.seeds)} seeds can't decide anything over {m} arm{'s' if m > 1 else ''}: it takes at least {least}")
+    config: Any = config_of(arm_recipe(design, design.baseline.settings), design.step)
+    tokens = _tokens(to_data(config), settled or Settled()) if isinstance(config, TrainConfig) else None
+    if tokens and settled and settled.tokens_per_step:
+        steps = tokens / settled.tokens_per_step
+        warmup = warmup_of(config, round(steps))
+        if warmup > _MOSTLY * steps:
+            told.append(
+                f"{warmup:,.0f} of about {steps:,.0f} steps of the baseline are warm-up, in which schedules hardly differ:"
+                " more tokens, or less warmup_steps"
+            )
+    return told
+
+
 def _tokens(config: Mapping[str, Any], settled: Settled) -> int | None:
     if config.get("max_tokens"):
         return int(config["max_tokens"])
@@ -204,6 +230,7 @@ def _tokens(config: Mapping[str, Any], settled: Settled) -> int | None:
     return None
 
 
+_MOSTLY = 0.35  # of a run in warm-up, from which on it is said
 _RUN_BYTES = 400_000  # of a trial without its weights: config, log, metrics, samples
 
 

@@ -71,6 +71,15 @@ class DecoderSpec(Config):
         return text
 
     @model_validator(mode="after")
+    def _one_answer(self) -> DecoderSpec:
+        """A size beside width and depth would be ignored in silence."""
+        if self.width and self.depth and self.size != DecoderSpec.model_fields["size"].default:
+            raise ValueError(
+                f"size {self.size} beside width {self.width} and depth {self.depth}: leave size out, or set width or depth to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _heads_fit(self) -> DecoderSpec:
         if self.width and self.width % 2:
             raise ValueError(f"width {self.width} must be even; take a multiple of 32")

@@ -86,7 +86,7 @@ def seeds_needed(comparison: dict[str, Any]) -> str:
     needed = number_of(comparison.get("seeds_needed"))
     if needed is not None:
         return number(int(needed))
-    return f"more than {MOST_SEEDS:,}" if comparison.get("mean") is not None else "–"
+    return f"more than {MOST_SEEDS:,}" if comparison.get("mean") and count_of(comparison) > 1 else "–"
 
 
 def count_of(comparison: dict[str, Any]) -> int:
@@ -181,7 +181,7 @@ def what_would_change(experiment: Experiment, comparison: dict[str, Any], digits
         parts.append(f"With {some(n, 'pair')} a true difference of {least:.{max(digits, decimals([least]))}f} is found 8 times in 10")
     if needed is not None and needed > n:
         parts.append(f"about {number(int(needed))} paired seeds would decide a difference of the size measured ({signed(mean, digits)})")
-    elif needed is None and mean is not None and n > 1:
+    elif needed is None and mean and n > 1:
         parts.append(f"a difference of the size measured ({signed(mean, digits)}) would need more than {MOST_SEEDS:,} pairs")
     elif needed is not None:
         parts.append("a true difference of the size measured would usually have been found")

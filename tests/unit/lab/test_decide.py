@@ -67,6 +67,38 @@ def test_what_survived_never_flatters(shift: float, arm_fails: tuple[int, ...], 
     assert any("flatters" in note for note in found["notes"]) == (verdict == "no detectable difference")
 
 
+def test_a_run_that_was_never_logged_flatters_as_much_as_one_that_broke() -> None:
+    found = row(evidence({"base": outcomes("base"), "arm": outcomes("arm", -0.2, failed=(5,), status="missing")}))
+    assert found["verdict"] == "no detectable difference" and "has no result on seed 5" in found["sentence"]
+
+
+def test_a_small_difference_is_said_to_be_small() -> None:
+    large = row(evidence({"base": outcomes("base"), "arm": outcomes("arm", -0.2)}))
+    small = row(evidence({"base": outcomes("base"), "arm": outcomes("arm", -1e-4)}))
+    assert large["verdict"] == small["verdict"] == "better"
+    assert "small" not in large["sentence"] and "It is a small difference" in small["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "beside", "verdict"),
+    [
+        (-0.2, 0.0, "better"),  # the baseline does as badly at the arm's setting
+        (-0.2, -0.4, "no detectable difference"),  # there it beats the arm: the baseline's own setting was badly chosen
+        (-0.2, -0.2, "no detectable difference"),
+        (0.2, 0.0, "worse"),
+        (0.2, 0.3, "no detectable difference"),  # the arm's setting was badly chosen
+    ],
+)
+def test_what_tuning_drew_by_luck_is_no_verdict(shift: float, beside: float, verdict: str) -> None:
+    base, arm, tuned = outcomes("base"), outcomes("arm", shift), outcomes("arm=tuned", beside)
+    control = ArmPlan(name="arm=tuned", role="control", control_of="arm", settings={})
+    found = row(
+        evidence({"base": base, "arm": arm, "arm=tuned": tuned}, arms=[BASE, ARM, control], controls={"arm": ["arm=tuned"]}),
+    )
+    assert found["verdict"] == verdict
+    assert any("tuning gave" in note for note in found["notes"]) == (verdict == "no detectable difference")
+
+
 def test_before_the_last_run_there_is_no_verdict() -> None:
     found = row(evidence({"base": outcomes("base"), "arm": outcomes("arm", -0.2)}, finished=False))
     assert found["verdict"] == "too few seeds to say" and "no verdict yet" in found["sentence"]

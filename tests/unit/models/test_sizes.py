@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from phiforge.core.config import build as build_config
 from phiforge.core.errors import ConfigError
 from phiforge.models.decoder import build, shape_of
 from phiforge.models.inspect import count_parameters, get_model_size, size_category
@@ -67,3 +68,9 @@ def test_a_vocabulary_too_large_for_the_size_is_refused() -> None:
 
 def test_categories() -> None:
     assert [size_category(n) for n in (49_999_999, 50_000_000, 500_000_000, 2_000_000_000)] == ["tiny", "small", "medium", "large"]
+
+
+def test_a_size_beside_width_and_depth_is_refused_rather_than_ignored() -> None:
+    with pytest.raises(ConfigError, match="size 20M beside width 192 and depth 4: leave size out"):
+        build_config(DecoderSpec, {"size": "20M", "width": 192, "depth": 4, "vocab_size": 512}, where="model")
+    assert DecoderSpec(size="20M", width=192, vocab_size=512).depth is None

@@ -31,7 +31,7 @@ def test_a_family_alone_is_its_tiny() -> None:
         recipe.load_recipe("codette")
 
 
-@pytest.mark.parametrize("name", sorted(name for name in recipe.recipe_names() if name.startswith("phi/")))
+@pytest.mark.parametrize("name", sorted(name for name in recipe.recipe_names() if name.startswith("phi/") and name != "phi/plain"))
 def test_the_golden_switches_are_the_documents(name: str) -> None:
     ours, document = golden_step(name), PHITrainingConfig()
     dropout = ours.model.dropout if isinstance(ours, PretrainConfig) else ours.phi.base_dropout
@@ -42,6 +42,12 @@ def test_the_golden_switches_are_the_documents(name: str) -> None:
         assert ours.per_device_train_batch_size == document.base_batch_size
     if name == "phi/full":
         assert ours.learning_rate == document.base_learning_rate and ours.num_train_epochs == 10
+
+
+def test_plain_is_tiny_with_every_switch_off() -> None:
+    plain, tiny = golden_step("phi/plain"), golden_step("phi/tiny")
+    assert not plain.phi.applies
+    assert plain == tiny.model_copy(update={"phi": plain.phi, "lr_scheduler_type": "linear"})
 
 
 def test_tiny_has_a_million_parameters_and_full_those_of_gpt2_small() -> None:
