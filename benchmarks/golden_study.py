@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 PREDICTION = Path(__file__).parents[1] / "docs" / "studies" / "golden-ratio-prediction.md"
+AFTERWARDS = PREDICTION.with_name("golden-ratio-afterwards.md")  # what was changed once results were known, by hand as well
 PIECE = 8_000  # characters of a book's piece: small, so that what is held out comes from every book
 PROMPT_KEYS = ("instruction", "prompt")
 RESPONSE_KEYS = ("output", "response")
@@ -112,7 +113,10 @@ def _report(arguments: argparse.Namespace) -> None:
 
     experiments = [read_study(folder) for folder in arguments.experiment]
     after = [read_study(folder) for folder in arguments.follow_up]
-    sys.stdout.write(document(arguments.prediction.read_text(encoding="utf-8"), experiments, after))
+    opening = arguments.prediction.read_text(encoding="utf-8").strip()
+    if arguments.prediction == PREDICTION and AFTERWARDS.is_file():
+        opening += "\n\n" + AFTERWARDS.read_text(encoding="utf-8").strip()
+    sys.stdout.write(document(opening, experiments, after))
 
 
 def main() -> None:
