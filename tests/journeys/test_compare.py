@@ -98,7 +98,7 @@ def test_an_experiment_from_plan_to_verdict(folder: Path, capsys: pytest.Capture
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "an unknown experiment": (["phi/tinny"], "phi/tinny: is no experiment, run or file; did you mean 'phi/tiny'?"),
-    "a file that isn't there": (["gone.yaml"], "gone.yaml: No such file"),
+    "a file that isn't there": (["gone.yaml"], "gone.yaml: does not exist -> `phiforge compare` lists"),
     "two experiments": (["experiment.yaml", "phi/tiny"], "one word too many"),
     "a setting without a name": (["seeds=3"], "no experiment is named"),
     "an unknown setting": (["experiment.yaml", "sedes=3"], "unknown key 'sedes'"),
@@ -110,6 +110,15 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "text that isn't there": (["experiment.yaml", "data=nowhere"], "nowhere"),
     "no cluster there": (["experiment.yaml", "--cluster", "local:none"], "no number of processes"),
 }
+
+
+@pytest.mark.parametrize("out", ["recipe.yaml/x", "/proc/x"])
+def test_a_folder_that_cannot_be_made_is_refused(out: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "ok.csv").write_text("arm,seed,loss\na,1,2.0\nb,1,1.0\n")
+    for what in ("experiment.yaml", "ok.csv"):
+        assert _guarded(["compare", what, "--out", out]) == 3
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith("error: ") and "--out" in said.err
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -138,7 +147,7 @@ def test_stopped_by_ctrl_c_it_goes_on_to_the_same_numbers(folder: Path, capsys: 
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate()
-    assert child.returncode == 130 and "out: stopped with 1 of 4 runs done -> the same command goes on" in said
+    assert child.returncode == 130 and "stopped: out: 1 of 4 runs done -> the same command goes on" in said and "error" not in said
     assert _guarded([*words, "out"]) == 0 and _guarded([*words, "whole"]) == 0
     values = [
         {

@@ -43,7 +43,8 @@ def test_a_table_as_json_is_one_document_on_stdout(table: Path, tmp_path: Path) 
 def test_a_table_with_a_report(table: Path, tmp_path: Path) -> None:
     said = phiforge("compare", table, "--metric", "eval_accuracy", "--against", "golden", "--out", tmp_path / "out", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
-    assert "standard" in said.stdout and "no detectable difference" in said.stdout
+    assert said.stdout.startswith("standard against golden, by eval_accuracy\n")
+    assert "no detectable difference" in said.stdout
     assert json.loads((tmp_path / "out" / "verdict.json").read_text())["baseline"] == "golden"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "eval_accuracy" in page and "no detectable difference" in page
@@ -53,6 +54,9 @@ def test_mistakes_are_one_line_and_exit_code_2(table: Path, tmp_path: Path) -> N
     (tmp_path / "bad.csv").write_text("arm,seed,loss\na,1,2.0\nb,1,x\n")
     mistakes = {
         ("compare", "results.csv"): "2 columns hold numbers: eval_loss, eval_accuracy -> --metric eval_loss",
+        ("compare", "nope.csv"): "nope.csv: does not exist",
+        ("compare", "results.csv", "--jobs", "2", "--plan"): "--plan, --jobs: runs that exist are read, not run",
+        ("compare", "results.csv", "--cluster", "local:2"): "--cluster: runs that exist",
         ("compare", "bad.csv"): "bad.csv, line 3: loss is 'x'",
         ("compare", "results.csv", "--metric", "eval_loss", "alpha=often"): "alpha=often must be a number",
     }

@@ -54,6 +54,8 @@ def compare(
     if not plain and not against:
         _list(keys, json)
     elif against or not is_experiment(plain[0]):
+        asked = {"--plan": plan, "--jobs": jobs > 1, "--cluster": cluster is not None, "--gpus": gpus > 0, "--retry": retry}
+        _not_run([option for option, given in asked.items() if given])
         _existing(plain, against, {**keys, **({"metric": metric} if metric else {})}, until_clear=until_clear, out=out, json=json)
     else:
         keys |= {"metric": metric} if metric else {}
@@ -73,6 +75,15 @@ def _against(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:place] + rest[end:], rest[:end]
 
 
+def _not_run(options: list[str]) -> None:
+    """Refuse options of running where nothing runs."""
+    if options:
+        raise ConfigError(
+            f"{', '.join(options)}: runs that exist are read, not run", fix=f"leave {'it' if len(options) == 1 else 'them'} out"
+        )
+
+
+_RESULTS = (".csv", ".tsv", ".json", ".jsonl", ".wandb")
 _OF_EXISTING = ("metric", "alpha", "by", "best", "lower_is_better", "name")
 
 
@@ -86,6 +97,8 @@ def _existing(runs: list[str], against: list[str], keys: Mapping[str, Any], *, u
 
     for word in (*runs, *against):
         if not Path(word).exists() and (word in runs or "/" in word or not runs[0].lower().endswith((".csv", ".tsv"))):
+            if word.lower().endswith(_RESULTS):
+                raise ConfigError(f"{word}: does not exist", fix="a table of results has columns arm,seed,METRIC...")
             known = [*experiment_names()]
             raise ConfigError(
                 f"{word}: is no experiment, run or file; {nearest(word, known)}", fix="`phiforge runs list` shows the runs there are"
@@ -122,6 +135,8 @@ def _experiment(
     from phiforge.lab.experiment import load_experiment
     from phiforge.lab.settle import foreseen, read_settled
 
+    if name.endswith((".yaml", ".yml")) and not Path(name).exists():
+        raise ConfigError(f"{name}: does not exist", fix="`phiforge compare` lists the experiments that ship")
     experiment = load_experiment(name, keys)
     short = name if not name.endswith((".yaml", ".yml")) else Path(name).stem
     folder = out or Path("runs") / short.replace("/", "-")
@@ -142,10 +157,7 @@ def _show(verdict: Mapping[str, Any], folder: Path | None, as_json: bool) -> Non
     if as_json:
         typer.echo(json_module.dumps(verdict, ensure_ascii=False))
         return
-    for role, title in (
-        ("arm", f"{verdict['name']}: against {verdict['baseline']}, by {verdict['metric']['name']}"),
-        ("control", "controls"),
-    ):
+    for role, title in (("arm", _title(verdict)), ("control", "controls")):
         rows = [_row(row) for row in verdict["comparisons"] if row["role"] == role]
         if rows:
             columns = ["arm", "verdict", "pairs", "mean difference", "95 % interval", "p (Holm)", "could find", "seeds needed"]
@@ -164,6 +176,13 @@ def _show(verdict: Mapping[str, Any], folder: Path | None, as_json: bool) -> Non
         paths = [trial["path"] for arm in verdict["arms"] for trial in arm["trials"] if trial["status"] == "complete" and trial["path"]]
         best = next((path for path in paths if (folder / path / "run.json").is_file()), None)  # another trainer's run can't be shown
         next_commands(f"phiforge report {folder}", *([f"phiforge runs show {folder / best}"] if best else []))
+
+
+def _title(verdict: Mapping[str, Any]) -> str:
+    """What was compared; runs that exist have a name that says against what already."""
+    against = f"against {verdict['baseline']}"
+    name = verdict["name"] if verdict["name"].endswith(against) else f"{verdict['name']}: {against}"
+    return f"{name}, by {verdict['metric']['name']}"
 
 
 def _row(row: Mapping[str, Any]) -> tuple[Any, ...]:

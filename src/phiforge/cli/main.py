@@ -13,7 +13,7 @@ import typer
 
 from phiforge.cli import chat, compare, data, doctor, export, plan, quickstart, report, run, runs, schema, serve, stages
 from phiforge.core import console, hardware
-from phiforge.core.errors import PhiforgeError
+from phiforge.core.errors import Interrupted, PhiforgeError
 
 app = typer.Typer(
     name="phiforge",
@@ -91,11 +91,14 @@ def _guarded(arguments: list[str] | None) -> int:
         return code if isinstance(code, int) else 0
     except USAGE_ERROR as error:
         return _wrong_words(error)
+    except Interrupted as error:
+        console.stopped(str(error).removeprefix("stopped "))
+        return error.exit_code
     except PhiforgeError as error:
         console.fail(str(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        console.fail("stopped")
+        console.stopped()
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nobody is left to tell

@@ -30,6 +30,10 @@ def report(folder: Folder, markdown: Markdown = False, out: File = None, json: J
     from phiforge.report.run import render_run, run_page
     from phiforge.report.verdicts import headline
 
+    if folder.is_file():
+        beside = Run.is_run(folder.parent) or is_experiment(folder.parent)
+        fix = f"phiforge report {folder.parent}" if beside else "`phiforge runs list` shows the runs there are"
+        raise RunError(f"{folder}: is a file, not the folder of a run or of a comparison", fix=fix)
     compared = is_experiment(folder) or (not Run.is_run(folder) and (folder / "experiment.yaml").is_file())
     if not compared and not Run.is_run(folder) and (inside := Run.inside(folder, with_model=False)):
         raise RunError(f"{folder}: is neither a run nor a comparison", fix=f"it holds {', '.join(inside[:6])}")

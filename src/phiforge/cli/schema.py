@@ -13,13 +13,20 @@ if TYPE_CHECKING:
     from phiforge.core.config import Config
 
 
-def schema(name: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="A stage such as pretrain, or `recipe`.")] = None) -> None:
-    """Print the JSON schema of a stage's config, or of a recipe. Without a name: the names."""
+def schema(
+    name: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="A stage such as pretrain, or `recipe` or `experiment`.")] = None,
+) -> None:
+    """Print the JSON schema of a stage's config, of a recipe or of an experiment. Without a name: the names."""
     from phiforge.core.config import nearest
+    from phiforge.lab.experiment import Experiment
     from phiforge.recipes.recipe import Recipe
     from phiforge.recipes.registry import STAGES
 
-    known: dict[str, type[Config]] = {"recipe": Recipe, **{stage: found.config for stage, found in STAGES.items()}}
+    known: dict[str, type[Config]] = {
+        "recipe": Recipe,
+        "experiment": Experiment,
+        **{stage: found.config for stage, found in STAGES.items()},
+    }
     if name is None:
         typer.echo("\n".join(known))
         return

@@ -110,7 +110,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    if first["type"] == "missing":  # often the unknown key is the missing one, misspelt
+        first = next((found for found in errors if found["type"] == "extra_forbidden"), first)
     path = tuple(first["loc"])
     name = ".".join(str(part) for part in path)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -70,6 +70,12 @@ def fail(text: str) -> None:
     _print(f"[bold red]error:[/bold red] {escape(text)}")
 
 
+def stopped(text: str = "") -> None:
+    """The one line of work that a person stopped: no error."""
+    _announced.clear()
+    _print("[bold]stopped[/bold]" + (f"[bold]:[/bold] {escape(text)}" if text else ""))
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, result: bool = False, whole: bool = False) -> None:
     """A table; numbers align right. In a pipe or a file nothing is folded.
 

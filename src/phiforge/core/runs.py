@@ -98,7 +98,10 @@ class Run:
         except FileNotFoundError:
             what = "is not a run folder (no run.json)" if path.exists() else "does not exist"
             raise RunError(f"{path}: {what}", fix="`phiforge runs list` shows the runs there are") from None
-        except (ValueError, ValidationError, NotADirectoryError, RecursionError) as error:
+        except NotADirectoryError:
+            what = "is a file, not the folder of a run" if path.is_file() else "does not exist"
+            raise RunError(f"{path}: {what}", fix="`phiforge runs list` shows the runs there are") from None
+        except (ValueError, ValidationError, RecursionError) as error:
             raise RunError(f"{path}/{MANIFEST}: damaged: {str(error).splitlines()[0]}", fix="`phiforge runs rm` removes the run") from None
 
     @staticmethod

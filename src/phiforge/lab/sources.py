@@ -16,6 +16,7 @@ import yaml
 from phiforge.core.atomic import write_json
 from phiforge.core.config import nearest
 from phiforge.core.errors import ConfigError
+from phiforge.core.hardware import preflight_disk
 from phiforge.core.runs import Run
 from phiforge.lab.arms import ArmPlan
 from phiforge.lab.decide import Evidence, assemble
@@ -30,6 +31,7 @@ from phiforge.lab.trials import Outcome, Point, kept_metrics
 
 BASELINES = ("baseline", "control", "standard", "stock", "default", "base")
 TABLES = (".csv", ".tsv")
+_ROOM = 10_000_000  # bytes of disk for a verdict and its page
 _DEFAULTS = ("eval_bits_per_byte", "eval_loss", "eval/loss", "val_loss", "loss")  # the first that every run has, where none is declared
 _LOWER = ("loss", "nll", "ppl", "perplexity", "bits", "bpb", "bpc", "error", "err", "mse", "mae", "rmse", "wer", "cer", "entropy")
 _HIGHER = ("accuracy", "acc", "reward", "score", "f1", "bleu", "rouge", "auc", "recall", "precision", "match", "pass", "win")
@@ -100,6 +102,7 @@ def _refuse_foreign(out: Path) -> None:
         raise ConfigError(f"{out}: holds files that are no comparison", fix="choose an empty folder with --out")
     if (out / "experiment.yaml").is_file():
         raise ConfigError(f"{out}: holds an experiment of its own", fix="choose another --out")
+    preflight_disk(out, _ROOM)
 
 
 def _judge(found: Gathered, *, out: Path | None, alpha: float, until_clear: bool, name: str, command: Sequence[str]) -> dict[str, Any]:

@@ -252,6 +252,9 @@ def _records(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
                 raise DataError(f"{path}, line {at}: {cell.strip()!r} is unclear where commas separate cells", fix="write it with a point")
             found.append((at, dict(zip(header, row, strict=True))))
     except csv.Error as error:
+        if "field limit" in str(error):
+            what = f"a cell is longer than {csv.field_size_limit():,} characters, the longest allowed"
+            raise DataError(f"{path}, line {line}: {what}", fix="shorten it, or close the quote that it begins with") from None
         raise DataError(f"{path}, line {line}: {error}", fix="a quoted cell may not be closed") from None
     if not header or not found:
         raise DataError(f"{path}: {'only a header' if header else 'empty'}", fix="the columns are arm,seed,METRIC...")

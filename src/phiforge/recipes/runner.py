@@ -155,7 +155,7 @@ def _execute(stage: Stage, config: Config, parents: dict[str, Run], run: RunWrit
         stopped = run.end("interrupted", error="stopped by the user")
         if run.leader and draw:
             draw_report(stopped.path)
-        raise Interrupted(f"{run.path}: stopped; what was done is saved", fix="the same command with --resume goes on from there") from None
+        raise Interrupted(f"{run.path}: what was done is saved", fix="the same command with --resume goes on from there") from None
     except PhiforgeError as error:
         run.end("failed", error=str(error))
         raise

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from phiforge.cli import main as main_module
 from phiforge.cli import stages
 from phiforge.cli.export import default_folder
 from phiforge.cli.main import main
 from phiforge.core.config import Config
-from phiforge.core.errors import ConfigError
+from phiforge.core.errors import ConfigError, Interrupted
 from phiforge.core.runs import Run, RunWriter, new_manifest
 
 Make = Callable[..., Run]
@@ -89,3 +91,34 @@ def test_an_export_lies_beside_its_model_and_is_named_as_the_model_was(make: Mak
     make("runs/m", "pretrain")
     assert default_folder(Path("runs/m"), "gguf", "f16") == Path("runs/m-gguf")
     assert default_folder(Path("runs/m").resolve(), "gguf", "q8_0") == Path("runs/m-gguf-q8_0").resolve()
+
+
+@pytest.mark.parametrize("verb", [["report"], ["runs", "show"]])
+def test_a_file_is_no_folder_of_a_run(verb: list[str], make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("idea.yaml").write_text("arms: {}")
+    assert leave([*verb, "idea.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: idea.yaml: is a file, not the folder of a run") and "rm" not in said and said.count("\n") == 1
+
+
+def test_an_experiment_has_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(["schema", "experiment"]) == 0
+    assert {"arms", "seeds", "baseline"} <= json.loads(capsys.readouterr().out)["properties"].keys()
+
+
+@pytest.mark.parametrize(
+    ("stop", "line"),
+    [
+        (Interrupted("runs/a: 3 of 6 runs done", fix="again"), "stopped: runs/a: 3 of 6 runs done -> again\n"),
+        (KeyboardInterrupt(), "stopped\n"),
+    ],
+)
+def test_being_stopped_is_no_error(
+    stop: BaseException, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb(**_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(main_module, "app", verb)
+    assert leave([]) == 130
+    assert capsys.readouterr().err == line

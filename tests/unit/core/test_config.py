@@ -46,6 +46,15 @@ def test_a_mistake_is_one_line(data: dict[str, object], words: list[str]) -> Non
     assert all(word in text for word in words), text
 
 
+def test_an_unknown_key_is_told_before_what_is_missing() -> None:
+    class Needs(Config):
+        recipe: str
+        seeds: int
+
+    with pytest.raises(ConfigError, match=r"x: unknown key 'sedes'; did you mean 'seeds'\? \(and 2 more\)"):
+        build(Needs, {"sedes": 6}, where="x")
+
+
 def test_aliases_of_the_documents() -> None:
     assert build(Outer, {"lr": 0.01}, where="x").learning_rate == 0.01
     assert build(Outer, {"learning-rate": 0.01}, where="x").learning_rate == 0.01

@@ -132,7 +132,7 @@ def test_a_worker_that_dies_is_that_runs_failure_and_is_tried_again_next_time(ma
 
 def test_ctrl_c_leaves_what_is_known_and_the_same_command_goes_on(make_experiment: Make, tmp_path: Path) -> None:
     experiment = make_experiment(arms={"standard": {}, "good": {"effect": -0.3, "stop_on": [4]}})
-    with pytest.raises(Interrupted, match=r"stopped with 7 of 12 runs done -> the same command goes on"):
+    with pytest.raises(Interrupted, match=r": 7 of 12 runs done -> the same command goes on"):
         compare(experiment, tmp_path / "out", name="x")
     partial = json.loads((tmp_path / "out" / "verdict.json").read_text())
     assert not partial["finished"] and row(partial, "good")["n"] == 3

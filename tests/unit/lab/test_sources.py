@@ -168,6 +168,7 @@ MALFORMED = [
     ("arm,seed,loss,acc\na,1,2,3\nb,1,3,3\n", "2 columns hold numbers: loss, acc -> --metric loss"),
     ("arm,seed,note\na,1,x\nb,1,y\n", "no column holds numbers"),
     ("arm,seed,step,loss\na,1,1,2\na,1,1,3\nb,1,1,3\n", "seed 1 at step 1 is on line 2 and on line 3"),
+    ("arm,seed,loss\na,1,2\nb,1," + "3" * 140_000 + "\n", "line 3: a cell is longer than 131,072 characters"),
 ]
 
 
