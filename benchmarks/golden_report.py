@@ -96,6 +96,8 @@ def what_it_says(study: Study, studies: Sequence[Study]) -> list[str]:
         if plain["verdict"] == NONE:
             seen = number(plain["minimum_detectable"], 4)
             lines.append(f"So it is where the rate ends that counts: of the golden form itself {seen} bits per byte would have been seen.")
+        elif plain["verdict"] == WORSE:
+            lines.append("So nothing of the lead is owed to the golden form: a plain line to the same end does at least as well.")
     return lines
 
 
