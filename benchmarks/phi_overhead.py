@@ -9,7 +9,8 @@ Dropout itself is training, not overhead. Beside it, interleaved: the same steps
 weight decay from the same base, two phases, uniform data, one batch size), against none.
 
 Memory: the highest resident size of a process that trains with transformers.Trainer (batches of 24 rows), against one that trains by the
-golden switches (batches of 8, 12 and 20 rows, every switch on), both in passes of at most 8 rows, gradients accumulated; in turn.
+golden switches (batches of 8, 12 and 20 rows, every switch on), both in passes of at most 8 rows, gradients
+accumulated, one checkpoint written by each; in turn.
 An A/A control each.
 """
 
@@ -187,7 +188,8 @@ def child(kind: str, folder: Path, steps: int) -> None:
             gradient_accumulation_steps=3,  # as many passes as the largest golden batch takes
             max_steps=steps,
             logging_steps=1,
-            save_strategy="no",
+            save_strategy="steps",  # one checkpoint, as the watchdog of the golden run writes one
+            save_steps=steps,
             report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
