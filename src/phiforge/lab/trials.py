@@ -20,12 +20,10 @@ from phiforge.core.errors import ConfigError, RunError
 from phiforge.core.runs import MANIFEST, Run
 from phiforge.recipes.recipe import Recipe
 from phiforge.recipes.runner import run_recipe
+from phiforge.stats.spikes import spikes
 
 # Numbers of a run that a report compares besides the metric, where the run has them.
 KEPT = ("steps", "tokens", "seconds", "cpu_seconds", "peak_memory_bytes", "parameters", "model_step", "loss", "spikes", "grad_norm")
-_WINDOW = 10  # logged losses that a spike is measured against
-_WIDE, _TALL = 6.0, 0.05  # a spike is above their median by 6 robust standard deviations and by 5 %
-_MAD = 1.4826  # median absolute deviation -> standard deviation, for normal values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,32 +180,6 @@ def curve(lines: Iterable[Mapping[str, Any]], metric: str) -> tuple[Point, ...]:
         for line in lines
         if isinstance(line.get(metric), int | float) and math.isfinite(line[metric])
     )
-
-
-def spikes(losses: Iterable[float | None]) -> int:
-    """How many times the logged training loss jumped: above the median of the ten lines before by 6 of their robust standard
-    deviations and by 5 %. A jump that lasts counts once; a loss that is no number is one.
-
-    >>> spikes([3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4, 2.3, 2.2, 2.1, 9.0, 8.0, 2.1])
-    1
-    """
-    count, high = 0, False
-    calm: list[float] = []
-    for loss in losses:
-        if loss is None or not math.isfinite(loss):
-            jumped = True
-        elif len(calm) < _WINDOW // 2:
-            jumped = False
-        else:
-            before = calm[-_WINDOW:]
-            middle = statistics.median(before)
-            spread = _MAD * statistics.median(abs(value - middle) for value in before)
-            jumped = loss > middle + max(_WIDE * spread, _TALL * abs(middle))
-        count += jumped and not high
-        high = jumped
-        if not jumped and loss is not None:
-            calm.append(loss)
-    return count
 
 
 def refuse_other(task: Task) -> None:

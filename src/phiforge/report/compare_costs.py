@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from phiforge.report.compare_parts import labelled, marked
@@ -11,9 +11,8 @@ from phiforge.report.experiment import Arm, Experiment, Trial
 from phiforge.report.format import count, duration, number, size, words
 from phiforge.report.html import Markup, card, join, tag
 from phiforge.report.read import number_of
-
-_WINDOW, _SPIKE, _LEAST = 10, 6.0, 0.05
-_NORMAL = 1.4826  # median absolute deviation -> standard deviation, for normal values
+from phiforge.stats.spikes import TALL, WIDE, WINDOW
+from phiforge.stats.spikes import spikes as count_spikes
 
 
 def _metric(name: str) -> Callable[[Trial], float | None]:
@@ -61,8 +60,8 @@ def costs(x: Experiment) -> Markup:
         reached = [_reached(x, c) for c in against]
         second = join([tag("h3", "Until it reached the baseline's final value"), labelled(["arm", "steps", "tokens", "time"], reached)])
     note = (
-        f"Means over the trials that count. A loss spike: a logged training loss that is no number, or {_SPIKE:g} robust standard"
-        f" deviations and {_LEAST:.0%} above the median of the {_WINDOW} calm ones before it."
+        f"Means over the trials that count. A loss spike: a logged training loss that is no number, or {WIDE:g} robust standard"
+        f" deviations and {TALL:.0%} above the median of the {WINDOW} calm ones before it."
     )
     return card("Time, memory, and how quietly it went", table, second, note=note)
 
@@ -99,30 +98,7 @@ def spikes(trial: Trial) -> float | None:
     if counted is not None:
         return counted
     losses = [number_of(line["loss"]) for line in trial.lines if "loss" in line]
-    return float(loss_spikes(losses)) if losses else None
-
-
-def loss_spikes(losses: Sequence[float | None]) -> int:
-    """How often a logged training loss jumps: it is no number, or above the median of the calm ones before it by 6 robust standard
-    deviations and by 5 %. A row of such losses is one spike, and is not held against later ones.
-
-    >>> loss_spikes([3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 9.0, 9.0, 2.4, None, 2.3])
-    2
-    """
-    calm: list[float] = []
-    found, high = 0, False
-    for loss in losses:
-        jumped = loss is None
-        if loss is not None and len(calm) >= _WINDOW // 2:
-            before = calm[-_WINDOW:]
-            middle = statistics.median(before)
-            spread = _NORMAL * statistics.median(abs(value - middle) for value in before)
-            jumped = loss > middle + max(_SPIKE * spread, _LEAST * abs(middle))
-        found += jumped and not high
-        high = jumped
-        if loss is not None and not jumped:
-            calm.append(loss)
-    return found
+    return float(count_spikes(losses)) if losses else None
 
 
 def rollbacks(trial: Trial) -> float | None:

@@ -11,7 +11,8 @@ import pytest
 from phiforge.lab.arms import ArmPlan
 from phiforge.lab.decide import Evidence, assemble, compare_all, noise_floor, reach, to_baseline_loss, value_at
 from phiforge.lab.pairing import pairing
-from phiforge.lab.trials import Outcome, Point, read_trial, spikes
+from phiforge.lab.trials import Outcome, Point, read_trial
+from phiforge.stats.spikes import spikes
 
 SHARED = [2.0, 2.1, 1.9, 2.3, 1.8, 2.2, 2.05, 1.95, 2.15]
 BASE, ARM = ArmPlan(name="base", role="baseline", settings={}), ArmPlan(name="arm", role="arm", settings={})

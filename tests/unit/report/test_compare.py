@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from phiforge.core.errors import RunError
-from phiforge.report import blocks, compare, compare_costs, strips, verdicts
+from phiforge.report import blocks, compare, strips, verdicts
 from phiforge.report.compare_costs import cost_table, spikes
 from phiforge.report.experiment import Curve, Trial, read_experiment
 from phiforge.report.svg import COLOURS, DASHES, look
 from phiforge.report.trajectory import at_equal, average, difference, interval, points
+from phiforge.stats import spikes as stats_spikes
 from tests.unit.report.experiments import Made, make_experiment
 from tests.unit.report.test_run_report import Page
 
@@ -170,7 +171,7 @@ def test_markdown_cannot_be_broken_out_of(tmp_path):
 
 
 def test_printed_examples_hold():
-    for module in (verdicts, strips, blocks, compare_costs):
+    for module in (verdicts, strips, blocks, stats_spikes):
         result = doctest.testmod(module)
         assert result.attempted and not result.failed
 
