@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from phiforge.core.hardware import advise_huge_pages
-from phiforge.generate.compiler import Unavailable, load
+from phiforge.core.compiler import Unavailable, load
 from phiforge.generate.config import SamplingConfig
 from phiforge.generate.decoder import pad_left
 from phiforge.generate.sampling import sample

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phiforge.generate.compiler import Unavailable, load
+from phiforge.core.compiler import Unavailable, load
 
 SOURCE = Path(__file__).with_name("native.c")
 SMALL = 1 << 15  # numbers below which a second thread costs more than it brings

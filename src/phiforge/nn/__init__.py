@@ -1,0 +1,1 @@
+"""One idea a file: the slow reference beside the fast form."""
