@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phiforge.core.hardware import advise_huge_pages
 from phiforge.core.compiler import Unavailable, load
+from phiforge.core.hardware import advise_huge_pages
 from phiforge.generate.config import SamplingConfig
 from phiforge.generate.decoder import pad_left
 from phiforge.generate.sampling import sample
