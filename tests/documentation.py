@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from phiforge.cli.main import app
-from phiforge.core.config import ALIASES, Config, config_type
+from phiforge.core.config import ALIASES, Config, config_types
 from phiforge.lab.experiment import Experiment, experiment_names, load_experiment
 from phiforge.recipes.recipe import load_recipe, recipe_names
 from phiforge.recipes.registry import STAGES
@@ -69,10 +69,10 @@ def _settings(name: str, about: str, config: type[Config]) -> str:
 
 def _rows(config: type[Config], prefix: str) -> Iterator[str]:
     for key, field in config.model_fields.items():
-        nested = config_type(field.annotation)
-        if nested:
-            yield from _rows(nested, f"{prefix}{key}.")
-        else:
+        kinds = config_types(field.annotation)
+        for kind in kinds:  # of several, the first is the default; a family's name says which of the others is meant
+            yield from _rows(kind, f"{prefix}{key}." if kind is kinds[0] else f"{prefix}{key}({kind.model_fields['family'].default}).")
+        if not kinds:
             yield f"| `{prefix}{key}` | {_shown(field)} | {_cell(field.description or '')} |"
 
 

@@ -7,8 +7,10 @@ pairs over it first. Nothing here imports torch, so that the command line answer
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
+import operator
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 
 from phiforge.core.errors import ConfigError
 
@@ -70,31 +72,55 @@ def with_aliases(cls: type[Config], data: Mapping[str, Any], where: str) -> dict
         name = ALIASES[key] if key not in fields and ALIASES.get(key) in fields else key
         if name in renamed:
             raise ConfigError(f"{where}: {name} is given twice, as {given[name]} and as {raw}", fix="keep one of them")
-        nested = config_type(fields[name].annotation) if name in fields else None
+        nested = config_type(fields[name].annotation, value) if name in fields else None
         given[name] = str(raw)
         renamed[name] = with_aliases(nested, value, where) if nested and isinstance(value, Mapping) else value
     return renamed
 
 
-def config_type(annotation: Any) -> type[Config] | None:
-    """The Config class inside an annotation such as `Spec`, `Spec | None`; None where there is none, and for a `dict` of them."""
+def config_type(annotation: Any, value: Any = None) -> type[Config] | None:
+    """The Config class inside an annotation such as `Spec`, `Spec | None`; None where there is none, and for a `dict` of them.
+
+    Of several, told apart by their `family`, the one that `value` (plain data, or a family's name) is of; the first where it doesn't say.
+    """
+    kinds = config_types(annotation)
+    family = value.get("family") if isinstance(value, Mapping) else value
+    return next((kind for kind in kinds if family in typing.get_args(kind.model_fields["family"].annotation)), kinds[0]) if kinds else None
+
+
+def config_types(annotation: Any) -> list[type[Config]]:
+    """Every Config class inside an annotation, in order; several are told apart by their field `family`."""
     if typing.get_origin(annotation) is dict:  # the keys are a person's, not fields
-        return None
-    for candidate in (annotation, *typing.get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Config):
-            return candidate
-    return None
+        return []
+    if typing.get_origin(annotation) is typing.Annotated:
+        return config_types(typing.get_args(annotation)[0])
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [kind for part in typing.get_args(annotation) for kind in config_types(part)] if typing.get_args(annotation) else []
+
+
+def by_family(*kinds: type[Config]) -> Any:
+    """The annotation of a field that is one of several configs, told apart by `family`; the first where none is said."""
+
+    def family(value: Any) -> str:
+        named = value.get("family") if isinstance(value, Mapping) else getattr(value, "family", None)
+        return next(
+            (kind.__name__ for kind in kinds if named in typing.get_args(kind.model_fields["family"].annotation)), kinds[0].__name__
+        )
+
+    union = functools.reduce(operator.or_, (typing.Annotated[kind, Tag(kind.__name__)] for kind in kinds))
+    return typing.Annotated[union, Discriminator(family)]
 
 
 def _keys_at(cls: type[Config], path: tuple[Any, ...]) -> list[str]:
     for part in path:
-        if isinstance(part, int):  # a place in a list of configs
+        if isinstance(part, int) or part == cls.__name__:  # a place in a list of configs; which of several
             continue
         field = cls.model_fields.get(str(part))
-        nested = config_type(field.annotation) if field else None
-        if nested is None:
+        kinds = config_types(field.annotation) if field else []
+        if not kinds:
             return []
-        cls = nested
+        cls = kinds[0] if len(kinds) == 1 else next((kind for kind in kinds if kind.__name__ in path), kinds[0])
     return list(cls.model_fields)
 
 
@@ -115,7 +141,7 @@ def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
     if first["type"] == "missing":  # often the unknown key is the missing one, misspelt
         first = next((found for found in errors if found["type"] == "extra_forbidden"), first)
     path = tuple(first["loc"])
-    name = ".".join(str(part) for part in path)
+    name = ".".join(str(part) for part in path if str(part) not in _tags(cls))  # not which of several configs it was read as
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key {name!r}; {nearest(str(path[-1]), _keys_at(cls, path[:-1]))}{more}"
@@ -126,6 +152,12 @@ def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
     value = first.get("input")
     shown = "" if isinstance(value, Mapping) or first["type"] == "value_error" else f", not {_short(value)}"
     return f"{where}: {name + ': ' if name else ''}{message[:1].lower() + message[1:]}{shown}{more}"
+
+
+def _tags(cls: type[Config]) -> set[str]:
+    """Names under which pydantic reports the members of a field that is one of several configs."""
+    members = (config_types(field.annotation) for field in cls.model_fields.values())
+    return {kind.__name__ for kinds in members if len(kinds) > 1 for kind in kinds}
 
 
 def _about(cls: type[Config], path: tuple[Any, ...]) -> str:

@@ -1,4 +1,5 @@
-"""A packed set of documents as it lies on disk, and fixed-length rows of it, found in O(1): row i is tokens[i*T : i*T + T + 1]."""
+"""A packed set of documents as it lies on disk, and fixed-length rows of it, found in O(1): row i is tokens[i*T : i*T + T + 1]
+(with a stride s, tokens[i*s : i*s + T + 1])."""
 
 from __future__ import annotations
 
@@ -57,15 +58,17 @@ class Rows:
     """Rows of `context_length` = T tokens, each with the label that follows it.
 
     A row may hold several documents. `position_ids` restart at 0 where one begins, which is how transformers (attention_mask=None)
-    knows that they must not see each other; a label that would cross a border is IGNORED. `offset` tokens are left out at the front.
+    knows that they must not see each other; a label that would cross a border is IGNORED. `offset` tokens are left out at the front. Row
+    i begins at offset + i * stride; rows overlap where the stride is below T.
     """
 
-    def __init__(self, packed: Packed, context_length: int, offset: int = 0) -> None:
-        if context_length < 1 or offset < 0:
-            raise ValueError("context_length must be at least 1 and offset at least 0")
+    def __init__(self, packed: Packed, context_length: int, offset: int = 0, stride: int | None = None) -> None:
+        if context_length < 1 or offset < 0 or (stride is not None and stride < 1):
+            raise ValueError("context_length and stride must be at least 1 and offset at least 0")
+        self.stride = stride or context_length
         self.packed, self.context_length, self.offset = packed, context_length, offset
         self._starts = np.asarray(packed.starts)
-        self._count = max(0, (packed.n_tokens - offset - 1) // context_length)
+        self._count = max(0, (packed.n_tokens - offset - 1 - context_length) // self.stride + 1)
         if not self._count:
             raise DataError(
                 f"{packed.n_tokens - offset:,} tokens don't fill one row of context_length {context_length} (+ 1)",
@@ -87,7 +90,7 @@ class Rows:
         if rows.size and (rows.min() < 0 or rows.max() >= self._count):
             raise IndexError(f"rows {rows.min()}..{rows.max()} of {self._count}")
         length = self.context_length
-        first = self.offset + rows * length
+        first = self.offset + rows * self.stride
         at = first[:, None] + np.arange(length + 1)  # (B, T+1)
         tokens = self.packed.tokens[at].astype(np.int64)
         begins = self._begins(first, length + 1)
@@ -113,7 +116,7 @@ def batch_by_loop(rows: Rows, indices: Sequence[int]) -> dict[str, np.ndarray]:
     starts = {int(start) for start in rows.packed.starts}
     out: dict[str, list[list[int]]] = {"input_ids": [], "shift_labels": [], "position_ids": []}
     for index in indices:
-        base = rows.offset + int(index) * rows.context_length
+        base = rows.offset + int(index) * rows.stride
         position, inputs, labels, positions = 0, [], [], []
         for at in range(base, base + rows.context_length):
             position = 0 if at in starts or at == base else position + 1

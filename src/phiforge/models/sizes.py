@@ -124,6 +124,13 @@ class DecoderShape(Config):
         """Whether upstream's class holds it, so that what knows the family runs it."""
         return self.mlp_widths is None
 
+    def about(self) -> str:
+        """One line for a log."""
+        return (
+            f"{self.family}: {human_count(self.parameters())} parameters: width {self.width}, {self.depth} layers, {self.heads} heads,"
+            f" MLP {self.mlp_width}, vocabulary {self.vocab_size}, context {self.context_length}"
+        )
+
     def parameters(self) -> int:
         """True parameter count, from the shapes (a tied head counts once)."""
         w, kv = self.width, self.kv_heads * self.head_width

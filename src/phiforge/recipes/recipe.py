@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from phiforge.core.config import ALIASES, Config, build, config_type, load_yaml, merge, nearest, nest, parse_yaml, with_aliases
+from phiforge.core.config import ALIASES, Config, build, config_types, load_yaml, merge, nearest, nest, parse_yaml, with_aliases
 from phiforge.core.errors import ConfigError
 from phiforge.core.runs import Run
 from phiforge.core.stages import Stage
@@ -254,8 +254,7 @@ def _field_path(config: type[Config], key: str) -> str | None:
 def nested_configs(config: type[Config]) -> Iterator[tuple[str, type[Config]]]:
     """Fields of a config that are configs themselves."""
     for name, field in config.model_fields.items():
-        nested = config_type(field.annotation)
-        if nested:
+        for nested in config_types(field.annotation):
             yield name, nested
 
 

@@ -6,10 +6,11 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from phiforge.core.config import Config
+from phiforge.core.config import Config, by_family
 from phiforge.core.errors import ConfigError
 from phiforge.golden.config import PhiConfig
 from phiforge.models.sizes import DecoderSpec
+from phiforge.models.thyme.spec import ThymeSpec
 from phiforge.train.schedules import SCHEDULES, canonical
 
 Reporter = Literal["none", "wandb", "trackio", "tensorboard"]
@@ -115,8 +116,13 @@ class TrainConfig(Config):
 class PretrainConfig(TrainConfig):
     """`phiforge pretrain`: a decoder from scratch, or on from an earlier one."""
 
-    model: DecoderSpec = Field(default=DecoderSpec(), description="shape of the model; ignored (and said so) when a model run is given")
-    context_length: int | None = Field(default=None, ge=8, description="tokens in one training row; none = the model's context")
+    model: by_family(DecoderSpec, ThymeSpec) = Field(  # type: ignore[valid-type]
+        default=DecoderSpec(), description="shape of the model; ignored (and said so) when a model run is given"
+    )
+    context_length: int | None = Field(default=None, ge=2, description="tokens in one training row; none = the model's context")
+    row_stride: int | None = Field(
+        default=None, ge=1, description="tokens from one training row to the next; none = context_length (no overlap)"
+    )
     row_offset: bool = Field(default=True, description="start each epoch's rows at a random token, so that their borders move")
     sample_prompts: list[str] = Field(
         default=[""], description="continued by the model as it learns; an empty text = from nothing; [] = none"

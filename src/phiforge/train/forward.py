@@ -21,6 +21,7 @@ from phiforge.models import tapered
 from phiforge.train.attention import Attending, reference_attention, rotary_attention
 from phiforge.train.layers import gelu, reference_gelu, reference_rms_norm, reference_swiglu, rms_norm, swiglu
 from phiforge.train.losses import chunked_loss, reference_loss
+from phiforge.train.thyme_forward import ThymeForward, is_thyme
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -51,6 +52,8 @@ def _family(config: Any) -> Any:
 
 def supports(model: nn.Module) -> bool:
     """Whether the fast forward pass knows the model's layout, exactly as our decoders build it."""
+    if is_thyme(model):
+        return True
     config, family = getattr(model, "config", None), _family(getattr(model, "config", None))
     if getattr(model, "peft_config", None):  # adapters: their layers add what this pass would leave out
         return False
@@ -62,6 +65,11 @@ def supports(model: nn.Module) -> bool:
         plain = config.scale_attn_weights and not (config.scale_attn_by_inverse_layer_idx or config.add_cross_attention)
         return bool(plain and config.activation_function in ("gelu_new", "gelu_pytorch_tanh") and config.n_embd // config.n_head % 2 == 0)
     return family == "llama" and not config.attention_bias and not config.mlp_bias and config.hidden_act == "silu"
+
+
+def forward_for(model: Any, *, precision: str, compiled: bool = False) -> TrainingForward | ThymeForward:
+    """The fast forward pass of a model that `supports` accepts."""
+    return (ThymeForward if is_thyme(model) else TrainingForward)(model, precision=precision, compiled=compiled)
 
 
 class TrainingForward:

@@ -23,14 +23,15 @@ from phiforge.data.pack import Packed, Rows, pack
 from phiforge.data.prepare import read_split
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.evaluate.bits_per_byte import TextScores, score_text
-from phiforge.models.decoder import build
-from phiforge.models.sizes import human_count, resolve
+from phiforge.models.families import build, resolve_any
+from phiforge.models.sizes import human_count
 from phiforge.train import checkpoints
 from phiforge.train.adapter import quiet, require_reporters
 from phiforge.train.config import PretrainConfig
 from phiforge.train.loop import choose_weights, costs, plan_course, stream_of, train_to_end
 from phiforge.train.speak import Speaker
 from phiforge.train.streams import record_streams
+from phiforge.train.thyme_forward import teach_axioms
 from phiforge.train.trainer import StreamTrainer, Validation
 
 
@@ -58,11 +59,10 @@ def run(config: PretrainConfig, parents: dict[str, Run], run: RunWriter) -> dict
     require_reporters(config.report_to)
     corpus = load_corpus(parents, run)
     model = new_model(config, parents, corpus, run)
-    length = config.context_length or model.config.max_position_embeddings
-    if length > model.config.max_position_embeddings:
-        raise ConfigError(
-            f"context_length={length} is beyond the model's {model.config.max_position_embeddings}", fix="raise model.context_length"
-        )
+    bound = getattr(model.config, "max_position_embeddings", None)  # a constant-state model has none
+    length = config.context_length or bound or model.config.training_length
+    if bound and length > bound:
+        raise ConfigError(f"context_length={length} is beyond the model's {bound}", fix="raise model.context_length")
     checkpoints.sweep(run.path / "checkpoints")
     trainer = prepare(config, corpus, model, length, run)
     speak = Speaker(trainer.network, corpus.tokenizer, config.sample_prompts, config.sample_tokens, config.seed)
@@ -94,14 +94,12 @@ def new_model(config: PretrainConfig, parents: dict[str, Run], corpus: Corpus, r
         spec = config.model
         if spec.vocab_size is not None and spec.vocab_size < vocabulary:
             raise ConfigError(f"model.vocab_size={spec.vocab_size} is below the tokenizer's {vocabulary}", fix="leave it out")
-        shape = resolve(spec if spec.vocab_size else spec.model_copy(update={"vocab_size": vocabulary}))
+        shape = resolve_any(spec if spec.vocab_size else spec.model_copy(update={"vocab_size": vocabulary}))
         _preflight(shape.parameters(), config, run.path)
         t = corpus.tokenizer
         model = build(shape, seed=config.seed, special_ids={"pad_token_id": t.pad_id, "bos_token_id": t.bos_id, "eos_token_id": t.eos_id})
-        run.log(
-            f"{shape.family}: {human_count(shape.parameters())} parameters: width {shape.width}, {shape.depth} layers, {shape.heads} heads,"
-            f" MLP {shape.mlp_width}, vocabulary {shape.vocab_size}, context {shape.context_length}"
-        )
+        run.log(shape.about())
+    teach_axioms(model, corpus.tokenizer, run)
     return model.to(hardware.device())
 
 
@@ -113,7 +111,9 @@ def _preflight(parameters: int, config: PretrainConfig, folder: Path) -> None:
 
 def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, length: int, run: RunWriter) -> StreamTrainer:
     """The trainer, with every open setting settled and recorded."""
-    n = (corpus.train.n_tokens - 1 - (length - 1 if config.row_offset else 0)) // length
+    stride = config.row_stride or length
+    spread = stride if config.row_offset else 1  # how many places a row may begin at
+    n = (corpus.train.n_tokens - spread - length) // stride + 1 if corpus.train.n_tokens >= length + spread else 0
     if n < 1:
         raise DataError(
             f"the training split has {corpus.train.n_tokens:,} tokens, too few for a row of context_length={length}",
@@ -121,8 +121,8 @@ def prepare(config: PretrainConfig, corpus: Corpus, model: PreTrainedModel, leng
         )
 
     def rows_of(epoch: int) -> Rows:
-        offset = derive(config.seed, "row offset", epoch) % length if config.row_offset else 0
-        return Rows(corpus.train, length, offset=offset)
+        offset = derive(config.seed, "row offset", epoch) % stride if config.row_offset else 0
+        return Rows(corpus.train, length, offset=offset, stride=stride)
 
     stream = stream_of(config, rows_of, n)
     record_streams(

@@ -17,7 +17,7 @@ from phiforge.core import hardware
 from phiforge.core.runs import RunWriter
 from phiforge.train.batches import Batch, TrainStream
 from phiforge.train.config import TrainConfig
-from phiforge.train.forward import TrainingForward, supports
+from phiforge.train.forward import forward_for, supports
 from phiforge.train.memory import give_back
 
 # On a CPU our own kernels are as fast as what torch.compile makes of the plain forms (7M parameters: within 3 %, after 34 s of building),
@@ -40,7 +40,7 @@ class Settled:
 
 def seconds_per_step(model: nn.Module, batch: Batch, *, precision: str, loss: str, compiled: bool = False, repeats: int = 2) -> float:
     """Least wall time of a forward and backward pass over `batch`, after one uncounted; gradients are left as they were (none)."""
-    forward = TrainingForward(model, precision=precision, compiled=compiled) if loss == "fused" else None
+    forward = forward_for(model, precision=precision, compiled=compiled) if loss == "fused" else None
     autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=precision == "bf16" and loss == "stock")
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
@@ -170,7 +170,7 @@ def _kept_bytes(model: nn.Module, batch: Batch, settled: Settled) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    forward = TrainingForward(model, precision=settled.precision) if settled.loss == "fused" else model
+    forward = forward_for(model, precision=settled.precision) if settled.loss == "fused" else model
     bf16 = settled.precision == "bf16" and settled.loss == "stock"
     half = torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bf16)
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), half:

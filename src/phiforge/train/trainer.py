@@ -14,7 +14,7 @@ from transformers.trainer_callback import TrainerCallback
 from phiforge.evaluate.bits_per_byte import PackedText, Precision, TextScores, score_text
 from phiforge.train.adapter import TrainerAdapter
 from phiforge.train.batches import TrainStream
-from phiforge.train.forward import TrainingForward
+from phiforge.train.forward import forward_for
 from phiforge.train.recovery import Recovery
 from phiforge.train.schedules import Schedule
 from phiforge.train.watchdog import Watched
@@ -88,7 +88,7 @@ class StreamTrainer(Watched, TrainerAdapter):
         if recovery is not None:
             recovery.attach(self)
         self.validation = validation
-        self.training_forward = TrainingForward(model, precision=precision, compiled=compiled) if loss == "fused" else None
+        self.training_forward = forward_for(model, precision=precision, compiled=compiled) if loss == "fused" else None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers'; the fast forward pass is in place meanwhile."""
