@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from phiforge.core.atomic import atomic_dir, write_json
 from phiforge.core.errors import DataError
 from phiforge.core.hardware import preflight_disk
@@ -109,6 +111,8 @@ def _plan(
     if config.split == "tail":
         border = split.tail_border(survey.characters, config.validation_fraction)
         return _tail(border), {"method": "tail", "why": "asked for"}
+    if config.split == "chunks":
+        return _plan_chunks(config, documents, say)
     held = split.hold_out(items, config.validation_fraction, config.seed)
     if held is not None:
         return _by_document(held), {"method": "document", "why": "whole documents are held out"}
@@ -121,6 +125,34 @@ def _plan(
     why = f"{count} can't be held out whole and give a share of {config.validation_fraction:g}, so chapters and blocks of text are held out"
     say(f"validation: {why}")
     return _by_block(held, size), {"method": "block", "why": why, "block_characters": size}
+
+
+def _plan_chunks(config: DataPrepareConfig, documents: DocumentFile, say: Callable[[str], None]) -> tuple[Router, dict[str, Any]]:
+    size = config.chunk_characters
+    count = sum(len(split.cut_chunks(document.text, size)) for document in documents)
+    held = split.hold_out_chunks(count, config.validation_fraction, config.seed)
+    chunks = {"chunks": count, "held_out_chunks": int(held.sum()), "chunk_characters": size}
+    why = "asked for: text beside the held-out chunks is trained on, so this does not say what a model does on unseen documents"
+    say(f"validation: {chunks['held_out_chunks']:,} of {count:,} chunks of about {size} characters ({why})")
+    return _by_chunk(held, size), {"method": "chunks", "why": why, **chunks}
+
+
+def _by_chunk(held: np.ndarray, size: int) -> Router:
+    """The chunks of each side, in order, are one document of that side."""
+    at = 0
+
+    def route(document: Document) -> Iterator[tuple[Split, Document]]:
+        nonlocal at
+        chunks = split.cut_chunks(document.text, size)
+        mine = held[at : at + len(chunks)]
+        at += len(chunks)
+        sides: tuple[tuple[Split, bool], ...] = (("train", False), ("validation", True))
+        for side, wanted in sides:
+            text = "".join(document.text[a:b] for (a, b), out in zip(chunks, mine, strict=True) if out == wanted)
+            if text:
+                yield side, Document.of(text, f"{document.source}#chunks")
+
+    return route
 
 
 def _by_document(held: set[str]) -> Router:

@@ -6,11 +6,14 @@ import hashlib
 import re
 from collections.abc import Hashable, Sequence
 
+import numpy as np
+
 # A heading that opens a chapter, act or section, alone on its line.
 _HEADING = re.compile(
     r"\n\n+(?=[ \t]*(?:(?:CHAPTER|Chapter|BOOK|Book|PART|Part|ACT|SCENE|LETTER|Letter|STAVE|VOLUME)\b[^\n]{0,80}"
     r"|#{1,3} [^\n]{1,80}|[IVXLC]+\.?)\n)"
 )
+_PARAGRAPH = re.compile(r"\n\s*\n[ \t]*")
 _BORDERS = (re.compile(r"\n[ \t]*\n+"), re.compile(r"\n"), re.compile(r"[.!?]\s"), re.compile(r"\s"))
 _SLACK = 0.3  # how far past the asked share one document may carry us
 
@@ -65,6 +68,34 @@ def _border(text: str, low: int, middle: int, high: int) -> int:
         if ends:
             return min(ends, key=lambda end: abs(end - middle))
     return middle
+
+
+def cut_chunks(text: str, size: int) -> list[tuple[int, int]]:
+    """(start, end) of chunks that make up `text`: paragraphs are joined until the next would carry the chunk past `size` characters.
+
+    A paragraph that is longer by itself is a chunk by itself. The blank line after a paragraph belongs to it and does not count.
+    """
+    chunks: list[tuple[int, int]] = []
+    start = end = 0  # of the chunk so far; `held` is its length without the blanks at its end
+    held = 0
+    borders = [(match.start(), match.end()) for match in _PARAGRAPH.finditer(text)]
+    for stop, after in [*borders, (len(text), len(text))]:
+        if held and stop - start > size:
+            chunks.append((start, end))
+            start = end
+        held, end = stop - start, after
+    return [*chunks, (start, len(text))] if text[start:].strip() or not chunks else [*chunks[:-1], (chunks[-1][0], len(text))]
+
+
+def hold_out_chunks(count: int, fraction: float, seed: int) -> np.ndarray:
+    """(count,) bool: a random `fraction` of `count` chunks, as if they were shuffled and the first ones taken; at least one.
+
+    The draws are the bit generator's own, which numpy keeps from version to version, so the same seed holds out the same chunks.
+    """
+    held = np.zeros(count, dtype=bool)
+    draws = np.random.PCG64(seed).random_raw(count)
+    held[np.argsort(draws, kind="stable")[: max(1, int(count * fraction))]] = True
+    return held
 
 
 def tail_border(characters: int, fraction: float) -> int:

@@ -64,6 +64,7 @@ class Tokenizer:
         self._added_words = re.compile("|".join(map(re.escape, words))) if words else None
         self._nfc = (spec.get("normalizer") or {}).get("type") == "NFC"
         self._fast = vocabulary.tiktoken_encoding(spec, self._pattern)
+        self._after_blank = frozenset(settings.get("tokens_after_blank") or ()) if self.lossy else frozenset()
 
     # ---- files
 
@@ -94,6 +95,11 @@ class Tokenizer:
     def fast(self) -> bool:
         """Whether tiktoken encodes (`tokenizers` otherwise)."""
         return self._fast is not None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether encoding drops blanks (pre-tokenizer `whitespace`): decoding then guesses them, token by token."""
+        return self.pre == pretokenizers.WHITESPACE
 
     @property
     def add_bos(self) -> bool:
@@ -161,7 +167,10 @@ class Tokenizer:
     # ---- ids -> text
 
     def decode(self, ids: Iterable[int], *, specials: bool = False) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD; special tokens are left out unless `specials`."""
+        """Text of `ids`; bytes that are no UTF-8 become U+FFFD; special tokens are left out unless `specials`.
+
+        From a lossy tokenizer: a blank before each token that mostly stood after one in the text it was learnt from.
+        """
         return self.decode_bytes(ids, specials=specials).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int], *, specials: bool = False) -> bytes:
@@ -172,7 +181,7 @@ class Tokenizer:
             if not 0 <= token < len(self.pieces):
                 raise DataError(f"id {token} is outside the vocabulary of {len(self.pieces):,}")
             if specials or token not in self._special_ids:
-                out.append(self.pieces[token])
+                out.append(b" " + self.pieces[token] if token in self._after_blank else self.pieces[token])
         return b"".join(out)
 
 

@@ -5,10 +5,12 @@ rustbpe trains: the same set of pieces as `tokenizers`' trainer (ties in frequen
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import rustbpe
 
@@ -34,6 +36,7 @@ _BYTES_PER_ID = 300  # a piece should be seen often enough for its row to be lea
 _LONGEST_PIECE, _SPARE = 256, 64
 _CUT = 1 << 16  # characters; rustbpe holds 512 of them at a time
 _HELD_OUT_BYTES = 2_000_000
+_BLANK_SAMPLE = 4_000_000  # characters
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -80,27 +83,63 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, pre_tokenizer: str
     """A tokenizer with at most `vocab_size` ids, special tokens included. Raises ConfigError below 262, DataError without text."""
     if vocab_size <= _FEWEST:
         raise ConfigError(f"vocab_size {vocab_size} is too small", fix=f"at least {_FEWEST + 1}: 5 special tokens, 256 bytes, one merge")
-    pieces = train_pieces(texts, vocab_size - _SPECIAL, pretokenizers.PATTERNS[pre_tokenizer][0])
+    sample: list[str] = []
+    if pre_tokenizer == pretokenizers.WHITESPACE:
+        texts = _sampled(texts, sample)
+    pieces = train_pieces(texts, vocab_size - _SPECIAL, pretokenizers.pattern_of(pre_tokenizer))
     if len(pieces) <= 256:
         raise DataError("the text has no two bytes to merge", fix="train the tokenizer on more text")
-    return Tokenizer(vocabulary.build_spec(pieces, pre_tokenizer), vocabulary.our_settings(get_template(template).jinja))
+    spec, settings = vocabulary.build_spec(pieces, pre_tokenizer), vocabulary.our_settings(get_template(template).jinja)
+    if sample:
+        settings["tokens_after_blank"] = after_blank(Tokenizer(spec, settings), sample)
+    return Tokenizer(spec, settings)
+
+
+def _sampled(texts: Iterable[str], sample: list[str]) -> Iterator[str]:
+    """`texts`, with the beginning of each put into `sample` until there is enough to count in."""
+    left = _BLANK_SAMPLE
+    for text in texts:
+        if left > 0:
+            sample.append(text[: min(left, _BLANK_SAMPLE // 8)])
+            left -= len(sample[-1])
+        yield text
+
+
+def after_blank(tokenizer: Tokenizer, texts: Iterable[str]) -> list[int]:
+    """Ids that stand after a blank more often than not in `texts`: what a lossy tokenizer decodes with a blank before it."""
+    words: Counter[tuple[str, bool]] = Counter()
+    for text in texts:
+        matches = re.finditer(pretokenizers.pattern_of(pretokenizers.WHITESPACE), text)
+        words.update((m.group(), m.start() == 0 or text[m.start() - 1].isspace()) for m in matches)
+    votes: Counter[int] = Counter()
+    for (word, blank), count in words.items():
+        first, *others = (int(i) for i in tokenizer.encode(word))
+        votes[first] += count if blank else -count
+        for i in others:
+            votes[i] -= count
+    return sorted(i for i, vote in votes.items() if vote > 0)
 
 
 def run(config: TokenizerTrainConfig, parents: dict[str, Run], run: RunWriter) -> dict[str, Any]:
     """The stage. Metrics: vocab_size, bytes_per_token on held-out text, GPT-2's where its tokenizer is at hand."""
     data = parents["data"].path
-    train = read_split(data, "train")
-    corpus_bytes = sum(len(document.text.encode("utf-8")) for document in train)
+    sides: list[Literal["train", "validation"]] = ["train", "validation"] if config.include_validation else ["train"]
+    learnt = [read_split(data, side) for side in sides]
+    corpus_bytes = sum(len(document.text.encode("utf-8")) for part in learnt for document in part)
     parameters = parse_size(config.model_size) if config.model_size else None
     size = config.vocab_size or choose_vocab_size(corpus_bytes, parameters)
     run.log(
         f"learning {size:,} tokens from {corpus_bytes:,} bytes"
         + ("" if config.vocab_size else " (size chosen from the corpus and the model)")
     )
-    texts = _evenly(train, corpus_bytes, config.max_train_bytes)
+    if config.include_validation:
+        run.log("learning from the held-out text too, as asked: figures on that text are not of unseen text")
+    texts = _evenly(itertools.chain.from_iterable(learnt), corpus_bytes, config.max_train_bytes)
     tokenizer = train_tokenizer(texts, size, pre_tokenizer=config.pre_tokenizer, template=config.template)
     if tokenizer.vocab_size < size:
         run.log(f"the text has only {tokenizer.vocab_size:,} tokens in it: vocab_size is that, not {size:,}")
+    if tokenizer.lossy:
+        run.log("pre_tokenizer=whitespace drops blanks: decoded text has its blanks guessed, and the model can't go to GGUF")
     held_out = list(_first(read_split(data, "validation"), _HELD_OUT_BYTES))
     gate = check(tokenizer, held_out)
     run.gate(gate)
@@ -133,24 +172,29 @@ def _first(documents: Iterable[Document], limit: int) -> Iterator[str]:
 
 
 def check(tokenizer: Tokenizer, texts: Iterable[str], limit: int = 300_000) -> GateReport:
-    """What every tokenizer of ours must hold: ids as `tokenizers` gives them, text that comes back whole, four control ids apart."""
+    """What every tokenizer of ours must hold: ids as `tokenizers` gives them, text that comes back whole, four control ids apart.
+
+    A lossy tokenizer is let off the second.
+    """
     different = lost = seen = 0
     for text in texts:
         text = text[: limit - seen]
         ids, reference = tokenizer.encode(text), tokenizer.encode_reference(text)
         different += int(len(ids) != len(reference) or bool((ids != reference).any()))
-        lost += int(tokenizer.decode(ids) != text)
+        lost += int(not tokenizer.lossy and tokenizer.decode(ids) != text)
         seen += len(text)
         if seen >= limit:
             break
     roles = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.eot_id}
+    comes_back = Check(name="texts that do not come back", value=float(lost), limit="= 0", passed=lost == 0)
     return GateReport(
         gate="tokenizer",
         checks=[
             Check(name="texts encoded unlike the reference", value=float(different), limit="= 0", passed=different == 0),
-            Check(name="texts that do not come back", value=float(lost), limit="= 0", passed=lost == 0),
+            *([] if tokenizer.lossy else [comes_back]),
             Check(name="distinct pad, bos, eos, end of turn", value=float(len(roles)), limit="= 4", passed=len(roles) == 4),
         ],
+        note="blanks are lost with pre_tokenizer=whitespace, so whether texts come back is not checked" if tokenizer.lossy else "",
     )
 
 

@@ -112,6 +112,8 @@ def _pre_tokenizer(path: Path, spec: Mapping[str, Any]) -> str:
     """llama.cpp's name of the way this tokenizer cuts text."""
     block = spec.get("pre_tokenizer") or {}
     name, _ = pretokenizers.from_json(block)
+    if name == pretokenizers.WHITESPACE:
+        raise ConfigError(f"{path}: its tokenizer drops blanks, which llama.cpp can't", fix="pre_tokenizer=llama-bpe exports")
     parts = block.get("pretokenizers", [])
     if not name and [part["type"] for part in parts] == ["Digits", "ByteLevel"]:
         digits, level = parts

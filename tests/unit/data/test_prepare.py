@@ -116,6 +116,36 @@ def test_the_tail_is_exact(tmp_path: Path, fraction: float) -> None:
     assert report["split"]["method"] == "tail"
 
 
+def test_chunks_are_packed_by_paragraph(tmp_path: Path) -> None:
+    texts = {f"{i}.txt": "\n" * (i % 3) + prose(i, 900).replace("\n\n", "\n \n\n") + "x" * 900 * (i % 2) for i in range(6)}
+    settings = {"split": "chunks", "chunk_characters": 300, "validation_fraction": 0.2, "seed": 42}
+    report, train, validation = prepare(tmp_path, folder_of(tmp_path, texts), **settings)
+    assert report["split"]["method"] == "chunks" and "trained on" in report["split"]["why"]
+    chunks = {i: [text[a:b] for a, b in split.cut_chunks(text, 300)] for i, text in enumerate(texts.values())}
+    held = {d.source: d.text for d in validation}
+    for i, ours in chunks.items():
+        kept = next(d.text for d in train if d.source == f"texts/{i}.txt#chunks")
+        sides = "".join("t" if chunk in kept else "v" for chunk in ours)
+        assert kept == "".join(c for c, side in zip(ours, sides, strict=True) if side == "t"), "training chunks in their order"
+        assert held.get(f"texts/{i}.txt#chunks", "") == "".join(c for c, side in zip(ours, sides, strict=True) if side == "v")
+    count = sum(len(ours) for ours in chunks.values())
+    assert report["split"]["chunks"] == count and report["split"]["held_out_chunks"] == int(0.2 * count)
+    (tmp_path / "b").mkdir()
+    other = prepare(tmp_path / "b", tmp_path / "texts", **{**settings, "seed": 43})[2]
+    assert {d.text for d in other} != set(held.values())
+
+
+@pytest.mark.parametrize("size", [50, 300, 500])
+def test_a_chunk_is_as_many_paragraphs_as_fit(size: int) -> None:
+    for text in (prose(1, 3000), "\n\n\n" + prose(2, 300) + " \n\n \n", "x" * 20_000, "a\n\n" * 500, "", " \n"):
+        chunks = [text[a:b] for a, b in split.cut_chunks(text, size)]
+        assert "".join(chunks) == text and (len(chunks) == 1 or all(chunk.strip() for chunk in chunks))
+        for chunk, follows in itertools.pairwise(chunks):
+            paragraph = follows.split("\n\n")[0].strip()
+            assert len(chunk.strip()) <= size or "\n\n" not in chunk.strip()
+            assert len(chunk + paragraph) > size, "the next paragraph would have passed the size"
+
+
 def test_tiny_shakespeare_is_cut_where_everyone_cuts_it(tmp_path: Path, shared_data: Path) -> None:
     _, train, validation = prepare(tmp_path, shared_data / "tiny-shakespeare" / "input.txt", split="tail")
     assert (sum(len(d.text) for d in train), sum(len(d.text) for d in validation)) == (1_003_854, 111_540)

@@ -18,6 +18,7 @@ from phiforge.data.document import Document, write_documents
 from phiforge.data.python_corpus import read_python
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.data.vocabulary import halves
+from phiforge.export.vocabulary import read_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +154,40 @@ def test_the_gate_catches_a_tokenizer_that_encodes_otherwise(texts: list[str], m
     monkeypatch.setattr(tokenizer, "encode_reference", lambda text: tokenizer.encode(text)[:-1])
     with pytest.raises(GateFailed, match="encoded unlike the reference"):
         stage.check(tokenizer, texts[:3]).require()
+
+
+LINES = 'The cat (a "tom") sat; the dogs, walking, sat too.\n\nIt was 12.5 cats!  Ça va?\t“Naïve” straße… 日本語のテキスト\n'
+
+
+def test_whitespace_cuts_as_hugging_face_does(texts: list[str], tmp_path: Path) -> None:
+    """Words and punctuation, blanks dropped: the ids are those of the saved file in `tokenizers`, over whole planes of characters."""
+    import tokenizers
+
+    tokenizer = stage.train_tokenizer([*texts, LINES * 50], 900, pre_tokenizer="whitespace")
+    assert tokenizer.lossy and tokenizer.fast and tokenizer.pre == "whitespace"
+    tokenizer.save(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    points = [*range(0x3400), *range(0xA000, 0xAC00), *range(0xF900, 0x10000), *range(0x10000, 0x11000), *range(0x1F000, 0x1FB00)]
+    planes = ["".join(f"a{chr(c)}b {chr(c)}_{chr(c)}. {chr(c)}\n" for c in points[at : at + 512]) for at in range(0, len(points), 512)]
+    for text in (LINES, texts[0], " \n\t", "", "x" + " " * 200_000 + "y", *planes):
+        assert tokenizer.encode(text).tolist() == theirs.encode(text, add_special_tokens=False).ids
+    with pytest.raises(ConfigError, match="drops blanks, which llama.cpp can't -> pre_tokenizer=llama-bpe"):
+        read_vocabulary(tmp_path, tokenizer.vocab_size)
+    again = Tokenizer.load(tmp_path)
+    assert again.decode(again.encode(LINES)) == tokenizer.decode(tokenizer.encode(LINES))
+
+
+def test_blanks_that_were_dropped_are_guessed(texts: list[str]) -> None:
+    text = "One must not say it, he said (again). She walked to the river and back to the stone house, walking slowly.\n" * 40
+    tokenizer = stage.train_tokenizer([text], 700, pre_tokenizer="whitespace")
+    assert tokenizer.decode(tokenizer.encode(text)).split() == text.split()
+    assert stage.check(tokenizer, [text]).passed and len(stage.check(tokenizer, [text]).checks) == 2
+
+
+def test_held_out_text_is_learnt_from_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "find_gpt2", lambda: None)
+    sides = ["zqzqzq " * 300, "the cat sat on the mat " * 300]  # the first is held out
+    unseen, _, log = train(tmp_path / "a", sides, vocab_size=300)
+    assert b" zqzqzq" not in unseen.pieces and "held-out text too" not in log
+    seen, _, log = train(tmp_path / "b", sides, vocab_size=300, include_validation=True, pre_tokenizer="whitespace")
+    assert b"zqzqzq" in seen.pieces and "held-out text too" in log and "blanks" in log
