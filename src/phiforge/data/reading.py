@@ -1,118 +1,134 @@
-"""Bytes and lines out of plain, .gz and .zst files, in pieces; damage is one line that names the file and the place."""
+"""Bytes and lines out of plain and compressed files, in pieces; damage is one line that names the file and the place."""
 
 from __future__ import annotations
 
 import errno
-import zlib
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import zstandard
+from typing import NoReturn
 
 from phiforge.core.errors import DataError
+from phiforge.data.formats.compressed import DECODERS, PIECE, Damaged
 
-COMPRESSED = (".gz", ".zst")
-_PIECE = 1 << 18
-_SIP = 1 << 10  # a zstandard block of 4 bytes may stand for 128 KiB and the library gives out all at once: so it gets little at once
+COMPRESSED = tuple(DECODERS)
+LongLine = Callable[[int, int], None]
 
 
-def read_bytes(path: Path) -> Iterator[bytes]:
-    """The file's bytes in pieces, decompressed by its suffix. Raises DataError: unreadable, corrupt or cut short."""
+def why(error: OSError) -> str:
+    """An operating system's refusal in words."""
+    return {
+        errno.ENOENT: "no such file or folder",
+        errno.EACCES: "no permission to read it",
+        errno.ELOOP: "a symbolic link that leads to itself",
+        errno.ENAMETOOLONG: "too long for a path",
+        errno.EIO: "the disk could not read it",
+    }.get(error.errno or 0, error.strerror or str(error))
+
+
+def read_bytes(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """The file's bytes in pieces, decompressed by its suffix; a plain file's from `start` to `stop`.
+
+    Raises DataError (Damaged): unreadable, corrupt, cut short, or a decompression bomb.
+    """
     try:
         with path.open("rb") as stream:
-            pieces = iter(lambda: stream.read(_PIECE), b"")
-            if path.suffix == ".gz":
-                yield from _gunzip(path, pieces)
-            elif path.suffix == ".zst":
-                yield from _unzstd(path, pieces)
-            else:
-                yield from pieces
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise DataError(f"{path}: neither a file nor a folder", fix="write its text to a file first")
+            decode = DECODERS.get(path.suffix.lower())
+            if decode is not None:
+                yield from decode(path, iter(lambda: stream.read(PIECE), b""))
+                return
+            stream.seek(start)
+            left = None if stop is None else stop - start
+            while left is None or left > 0:
+                piece = stream.read(PIECE if left is None else min(PIECE, left))
+                if not piece:
+                    break
+                left = None if left is None else left - len(piece)
+                yield piece
     except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    reason = {
-        errno.EACCES: "no permission to read it",
-        errno.ENOENT: "no such file or folder",
-        errno.ELOOP: "a symbolic link that leads to itself",
-    }.get(error.errno or 0, error.strerror or str(error))
-    return DataError(f"{path}: {reason}", fix="give a file or folder of text that can be read")
-
-
-def _gunzip(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """gzip members one after the other; their checksums are verified by zlib."""
-    engine = zlib.decompressobj(wbits=31)
-    fed = 0
-    try:
-        for piece in pieces:
-            fed += len(piece)
-            while piece:
-                if engine.eof:
-                    if not piece.strip(b"\0"):  # tar and tapes pad with zeros
-                        break
-                    engine = zlib.decompressobj(wbits=31)
-                out = engine.decompress(piece, _PIECE * 4)
-                if out:
-                    yield out
-                piece = engine.unused_data if engine.eof else engine.unconsumed_tail
-    except zlib.error as error:
-        raise DataError(f"{path}: not a sound gzip file ({str(error).split(': ')[-1]})", fix="unpack or fetch it again") from None
-    if not engine.eof:
-        raise DataError(f"{path}: the gzip file is cut short after {fed:,} bytes", fix="fetch it again")
-
-
-def _unzstd(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """zstandard frames one after the other. The library's stream reader takes a cut file for a whole one, hence frame by frame."""
-    engine: zstandard.ZstdDecompressionObj | None = None
-    fed = 0
-    try:
-        for piece in pieces:
-            fed += len(piece)
-            at = 0
-            while at < len(piece):
-                engine = engine or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-                sip = piece[at : at + _SIP]
-                out = engine.decompress(sip)
-                if out:
-                    yield out
-                at += len(sip) - (len(engine.unused_data) if engine.eof else 0)
-                engine = None if engine.eof else engine
-    except zstandard.ZstdError as error:
-        raise DataError(f"{path}: not a sound zstandard file ({str(error).split(': ')[-1]})", fix="unpack or fetch it again") from None
-    if engine is not None or not fed:
-        raise DataError(f"{path}: the zstandard file is cut short after {fed:,} bytes", fix="fetch it again")
+        raise Damaged(f"{path}: {why(error)}", reason=why(error), fix="give a file or folder of text that can be read") from None
 
 
 def read_lines(path: Path, *, limit: int) -> Iterator[tuple[int, bytes]]:
     """(line number, line without its end). Raises DataError for a line of more than `limit` bytes."""
-    number, size = 1, 0
+
+    def refuse(number: int, _: int) -> NoReturn:
+        raise DataError(
+            f"{path}, line {number}: longer than {limit:,} bytes", fix="one JSON object a line; cut long texts or raise max_line_bytes"
+        )
+
+    for number, _, line in split_lines(read_bytes(path), limit=limit, too_long=refuse):
+        yield number, line
+
+
+def read_lines_between(path: Path, start: int, stop: int | None, *, limit: int, too_long: LongLine) -> Iterator[tuple[int, int, bytes]]:
+    """(number counted from `start`, position, line) of the lines that begin in [start, stop) of a plain file; a compressed one whole.
+
+    So neighbouring ranges give every line once, wherever the borders fall.
+    """
+    begin = max(start - 1, 0)
+    lines = split_lines(
+        read_bytes(path, begin), limit=limit, too_long=too_long, position=begin, first=0 if start else 1, drop_first=start > 0
+    )
+    for number, position, line in lines:
+        if stop is not None and position >= stop:
+            return
+        yield number, position, line
+
+
+def split_lines(
+    pieces: Iterator[bytes], *, limit: int, too_long: LongLine, position: int = 0, first: int = 1, drop_first: bool = False
+) -> Iterator[tuple[int, int, bytes]]:
+    """(number, position of its first byte, line without its end).
+
+    A line of more than `limit` bytes is never held: `too_long(number, position)` is told once, and may raise; else it is left out.
+    """
+    number, size, lost = first, 0, False
     begun: list[bytes] = []  # parts of a line whose end has not come yet
-    for piece in read_bytes(path):
-        first, *others = piece.split(b"\n")
-        begun.append(first)
-        size += len(first)
-        if size > limit:
-            raise DataError(
-                f"{path}, line {number}: longer than {limit:,} bytes", fix="one JSON object a line; cut long texts or raise max_line_bytes"
-            )
-        if others:
-            *whole, last = [b"".join(begun), *others]
-            for line in whole:
-                yield number, line
-                number += 1
-            begun, size = [last], len(last)
-    if size:
-        yield number, b"".join(begun)
+    for piece in pieces:
+        head, *others = piece.split(b"\n")
+        size += len(head)
+        if size > limit or lost or (drop_first and number == first):
+            if size > limit and not lost and not (drop_first and number == first):
+                too_long(number, position)
+            lost = True
+            begun = []
+        else:
+            begun.append(head)
+        if not others:
+            continue
+        if not lost:
+            yield number, position, b"".join(begun)
+        number, position = number + 1, position + size + 1
+        *whole, last = others
+        for line in whole:
+            if len(line) > limit:
+                too_long(number, position)
+            else:
+                yield number, position, line
+            number, position = number + 1, position + len(line) + 1
+        begun, size, lost = [last], len(last), len(last) > limit
+        if lost:
+            too_long(number, position)
+            begun = []
+    if size and not lost:
+        yield number, position, b"".join(begun)
 
 
-def read_blocks(path: Path, *, limit: int) -> Iterator[tuple[int, bytes]]:
+def read_blocks(path: Path, *, limit: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
     """(position of its first byte, block): the whole file as one block, or blocks of about `limit` bytes cut after a line end.
 
     A block without a line end is cut between characters. So no block cuts a character or a CRLF in two.
     """
-    start, held = 0, bytearray()
-    for piece in read_bytes(path):
+    return split_blocks(read_bytes(path, start, stop), limit=limit, start=start)
+
+
+def split_blocks(pieces: Iterator[bytes], *, limit: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """`read_blocks` of bytes that come from elsewhere."""
+    held = bytearray()
+    for piece in pieces:
         held += piece
         while len(held) > limit:
             cut = _cut(held, limit)
@@ -123,12 +139,43 @@ def read_blocks(path: Path, *, limit: int) -> Iterator[tuple[int, bytes]]:
         yield start, bytes(held)
 
 
-def _cut(held: bytearray, limit: int) -> int:
+def _cut(held: bytes | bytearray, limit: int) -> int:
     for border in (b"\n\n", b"\n\r\n", b"\n"):
         cut = held.rfind(border, limit // 2, limit)
         if cut >= 0:
             return cut + len(border)
     cut = limit
     while cut > limit - 4 and (held[cut] & 0xC0) == 0x80:  # continuation bytes belong to the character before
+        cut -= 1
+    return cut
+
+
+def block_borders(path: Path, size: int, *, limit: int) -> Iterator[int]:
+    """Where `read_blocks` cuts a plain file of `size` bytes, found by reading little: the end of each half-block is enough as a rule."""
+    at, tail = 0, min(limit // 2, 1 << 16)
+    with path.open("rb") as stream:
+        while size - at > limit:
+            stream.seek(at + limit - tail)
+            found = stream.read(tail).rfind(b"\n\n")
+            if found >= 0:
+                at += limit - tail + found + 2
+            else:
+                half = limit // 2
+                stream.seek(at + half)
+                window = stream.read(limit - half + 1)
+                if len(window) <= limit - half:
+                    return  # it shrank since it was listed: reading will say so
+                at += half + _cut_window(window, limit - half)
+            yield at
+
+
+def _cut_window(window: bytes, limit: int) -> int:
+    """`_cut` of a block whose first half is not at hand."""
+    for border in (b"\n\n", b"\n\r\n", b"\n"):
+        cut = window.rfind(border, 0, limit)
+        if cut >= 0:
+            return cut + len(border)
+    cut = limit
+    while cut > limit - 4 and (window[cut] & 0xC0) == 0x80:
         cut -= 1
     return cut
