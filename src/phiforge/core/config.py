@@ -84,8 +84,10 @@ def config_type(annotation: Any, value: Any = None) -> type[Config] | None:
     Of several, told apart by their `family`, the one that `value` (plain data, or a family's name) is of; the first where it doesn't say.
     """
     kinds = config_types(annotation)
+    if len(kinds) < 2:
+        return kinds[0] if kinds else None
     family = value.get("family") if isinstance(value, Mapping) else value
-    return next((kind for kind in kinds if family in typing.get_args(kind.model_fields["family"].annotation)), kinds[0]) if kinds else None
+    return next((kind for kind in kinds if family in typing.get_args(kind.model_fields["family"].annotation)), kinds[0])
 
 
 def config_types(annotation: Any) -> list[type[Config]]:

@@ -5,7 +5,8 @@ for "justice". Each pole is a list of English words in `<axiom>.yaml`, written f
 rule or are listed. The names and poles of the seven content axioms are the Thyme training plan's; it names the five
 relational ones only as a number, so their poles are ours and stand in their files.
 
-    nouns: fox/foxes    first the lemma, then forms that the rule would get wrong; a form ~ is a mild case (0.5 instead of 1)
+    nouns: fox/foxes    the lemma, then (where the rule would get them wrong) all other forms; a form ~ is a mild case (0.5 instead of 1), at the
+                        end of an entry all of it
     mass:               nouns without a plural
     verbs:              -s, -ed, -ing by rule, irregular ones listed in full
     short:              adjectives with -er, -est
@@ -108,13 +109,11 @@ def _read(index: int, name: str) -> Iterator[Entry]:
 
 
 def _forms(kind: str, written: str) -> tuple[str, dict[str, float]]:
-    """The lemma and its forms with their strengths. A mild lemma is mild in all forms that a rule makes."""
+    """The lemma and its forms with their strengths."""
     listed = {part.rstrip("~"): _MILD if part.endswith("~") else 1.0 for part in written.split("/")}
     lemma = next(iter(listed))
     if len(listed) > 1 or kind in ("mass", "words"):
-        if written.endswith("~") and written.count("~") == 1 and kind != "words":
-            listed = dict.fromkeys(listed, _MILD)
-        return lemma, listed
+        return lemma, dict.fromkeys(listed, _MILD) if written.endswith("~") else listed
     made = {"nouns": _plural, "verbs": _verb, "short": _graded}[kind](lemma)
     return lemma, dict.fromkeys((lemma, *made), listed[lemma])
 
