@@ -120,9 +120,7 @@ class PretrainConfig(TrainConfig):
         default=DecoderSpec(), description="shape of the model; ignored (and said so) when a model run is given"
     )
     context_length: int | None = Field(default=None, ge=2, description="tokens in one training row; none = the model's context")
-    row_stride: int | None = Field(
-        default=None, ge=1, description="tokens from one training row to the next; none = context_length (no overlap)"
-    )
+    row_stride: int | None = Field(default=None, ge=1, description="tokens from a training row to the next; none = context_length")
     row_offset: bool = Field(default=True, description="start each epoch's rows at a random token, so that their borders move")
     sample_prompts: list[str] = Field(
         default=[""], description="continued by the model as it learns; an empty text = from nothing; [] = none"

@@ -1,4 +1,4 @@
-"""The forward pass that trains a Thyme model: its layers in bf16 or fp32, ended by the chunked loss, and the axioms' own loss where asked."""
+"""The forward pass that trains a Thyme model: layers in bf16 or fp32, the chunked loss at the end, the axioms' own loss where asked."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class ThymePreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, ThymeMemory) and self.config.decay != "none":
-            scales = torch.tensor(time_scales(_spec_of(self.config))).log()
+            scales = torch.tensor(time_scales(self.config.timescales)).log()
             init.copy_(module.log_time_bias, scales if self.config.decay == "golden" else scales.mean(0, keepdim=True))
         elif isinstance(module, LiteralMemory):
             init.constant_(module.d_bias, LITERAL_D)
@@ -198,23 +198,19 @@ class ThymeForCausalLM(ThymePreTrainedModel, GenerationMixin):
 def to_thyme_config(shape: ThymeShape, special_ids: dict[str, int] | None = None) -> ThymeConfig:
     """The config of a shape. `special_ids`: pad_token_id, bos_token_id, eos_token_id."""
     spec = shape.spec
-    names = "form depth_before state_layers reads read_state delta normalise_keys decay timescales data_dependent positions dropout initializer_range"
-    ids: dict[str, Any] = dict(special_ids or {})
+    names = "form depth_before state_layers reads read_state delta normalise_keys decay timescales data_dependent positions dropout"ids: dict[str, Any] = dict(special_ids or {})
     return ThymeConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.width,
         intermediate_size=shape.mlp_width,
         num_hidden_layers=spec.depth,
         training_length=spec.context_length,
+        initializer_range=spec.initializer_range,
         axiom_weight=spec.axioms.weight,
         tie_word_embeddings=spec.tie_head and spec.form == "outer",
         **{name: getattr(spec, name) for name in names.split()},
         **ids,
     )
-
-
-def _spec_of(config: ThymeConfig) -> ThymeSpec:
-    return ThymeSpec(timescales=config.timescales)
 
 
 def build_thyme(shape: ThymeShape, *, seed: int, special_ids: dict[str, int] | None = None) -> ThymeForCausalLM:

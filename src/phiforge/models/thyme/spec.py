@@ -170,9 +170,9 @@ class ThymeShape(Config):
         return spec.state_layers * (spec.depth_before * width + layer) + spec.depth * width + width
 
 
-def time_scales(spec: ThymeSpec) -> list[float]:
-    """Tokens after which each of the 24 columns has kept 1/e: 1, phi, phi^2, ... shared evenly by neighbouring columns."""
-    return [PHI ** (column * spec.timescales // STATE) for column in range(STATE)]
+def time_scales(count: int) -> list[float]:
+    """Tokens after which each of the 24 columns has kept 1/e: 1, phi, phi^2, ..., `count` of them shared evenly by the columns."""
+    return [PHI ** (column * count // STATE) for column in range(STATE)]
 
 
 def resolve_thyme(spec: ThymeSpec) -> ThymeShape:
