@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from phiforge.evaluate.bits_per_byte import PackedText
 from phiforge.evaluate.compressors import conditional_bits_per_byte, plain_bits_per_byte
 from phiforge.evaluate.ngram import Ngram
 from phiforge.evaluate.sampling import Sample, sample_text
@@ -85,6 +86,22 @@ def _ngram(train: Sample, held_out: Sample, order: int, model_bits: np.ndarray |
         about=_about("Witten-Bell smoothing, counted on the training text", train, held_out),
         fair=True,
         bits_per_byte=ratio_score(bits, np.ones(len(bits)), documents),
+    )
+
+
+def trigram_baseline(counted: Ngram, packed: PackedText, specials: np.ndarray) -> Baseline:
+    """A Witten-Bell trigram of the model's own tokens, over whole documents; [bos] is its context too, and no special token is charged."""
+    tokens, starts = np.asarray(packed.tokens, np.int64), np.asarray(packed.starts, np.int64)
+    bits = counted.bits_of_tokens(tokens, starts)
+    text = ~np.isin(tokens, specials)
+    documents = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(tokens))))[text]
+    share = packed.n_bytes / max(1, int(text.sum()))
+    return Baseline(
+        name="trigram",
+        label="trigram of its own tokens",
+        about="Witten-Bell smoothing, counted on the training text with the model's tokenizer",
+        fair=True,
+        bits_per_byte=ratio_score(bits[text], np.full(len(documents), share), documents, n=packed.n_bytes),
     )
 
 

@@ -1,11 +1,12 @@
-"""An n-gram model over bytes with Witten-Bell smoothing: the baseline that a trained model has to beat.
+"""An n-gram model over bytes, or over tokens, with Witten-Bell smoothing: the baseline that a trained model has to beat.
 
 Witten and Bell 1991, method C, interpolated (Chen and Goodman 1998, section 2.4):
 
     P(c | h) = (C(hc) + T(h) P(c | h')) / (C(h) + T(h))
 
 C(hc) counts byte c after context h, C(h) is the sum of C(hc) over c, T(h) how many different bytes were seen after h, h' is h without
-its first byte; below the empty context stands the uniform 1/256. A context never seen passes the question to the shorter one unchanged.
+its first byte; below the empty context stands the uniform 1/256 (of tokens: 1/vocabulary). A context never seen passes the question to
+the shorter one unchanged.
 Documents do not see each other: the first bytes of a document are counted and scored with as much context as there is.
 
 `Ngram` counts by sorting 64-bit codes with numpy; `reference_bits` at the end is the formula written down with dictionaries.
@@ -36,17 +37,18 @@ class _Table:
 
 
 class Ngram:
-    """Counts of a training text; `bits` scores another.
+    """Counts of a training text; `bits` scores another. `symbols`: how many different ones there are, 256 for bytes.
 
     >>> model = Ngram.fit([b"abracadabra"], order=3)
     >>> round(float(model.bits([b"abra"]).sum()), 3) == round(float(reference_bits([b"abracadabra"], [b"abra"], 3).sum()), 3)
     True
     """
 
-    def __init__(self, order: int, tables: list[_Table], n_bytes: int) -> None:
+    def __init__(self, order: int, tables: list[_Table], n_bytes: int, symbols: int = 256) -> None:
         self.order = order
         self.tables = tables
         self.n_bytes = n_bytes
+        self.symbols = symbols
 
     @classmethod
     def fit(cls, documents: Sequence[bytes], order: int = 5) -> Ngram:
@@ -57,24 +59,51 @@ class Ngram:
         """
         if not 1 <= order <= MAX_ORDER:
             raise ConfigError(f"an n-gram order of {order} is outside 1 to {MAX_ORDER}", fix="use 5 unless you have a reason")
-        text, places = _join(documents)
-        counted = [_count(_codes(text, places, k)) for k in range(1, order + 1)]
+        return cls._fit(*_join(documents), order, 256)
+
+    @classmethod
+    def fit_tokens(cls, tokens: np.ndarray, starts: np.ndarray, vocabulary: int, order: int = 3) -> Ngram:
+        """The same over token ids. tokens: (N,) ids below `vocabulary`; starts: (D,) where each document begins.
+
+        Raises:
+            ConfigError: grams of that order don't fit 64 bits (order 3 does up to a vocabulary of 2 million).
+        """
+        if order < 1 or order * _width(vocabulary) > 64:
+            most = 64 // _width(vocabulary)
+            raise ConfigError(f"an n-gram order of {order} is outside 1 to {most} for a vocabulary of {vocabulary:,}", fix="use 3")
+        return cls._fit(np.asarray(tokens), places_of(starts, len(tokens)), order, vocabulary)
+
+    @classmethod
+    def _fit(cls, text: np.ndarray, places: np.ndarray, order: int, symbols: int) -> Ngram:
+        width = _width(symbols)
+        counted = [_count(_codes(text, places, k, width)) for k in range(1, order + 1)]
         tables = []
         for k, (grams, counts) in enumerate(counted, start=1):
             totals, types = np.zeros(len(grams), np.int64), np.zeros(len(grams), np.int64)
             if k < order and len(counted[k][0]):
                 above, above_counts = counted[k]
-                first = _run_starts(above >> above.dtype.type(8))
+                first = _run_starts(above >> above.dtype.type(width))
                 # every context of order k+1 is itself a gram of order k, so the search always lands on its own entry
-                at = np.searchsorted(grams, (above[first] >> above.dtype.type(8)).astype(grams.dtype))
+                at = np.searchsorted(grams, (above[first] >> above.dtype.type(width)).astype(grams.dtype))
                 totals[at] = np.add.reduceat(above_counts, first)
                 types[at] = np.diff(np.append(first, len(above)))
             tables.append(_Table(grams, counts, totals, types))
-        return cls(order, tables, len(text))
+        return cls(order, tables, len(text), symbols)
 
     def bits(self, documents: Sequence[bytes]) -> np.ndarray:
         """-log2 P of every byte of every document, in reading order: (N,) float64."""
-        text, places = _join(documents)
+        return self._all_bits(*_join(documents))
+
+    def bits_of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """-log2 P of every token of rows (W, T), each read on its own, so that its first token has no context: (W, T) float64."""
+        places = np.broadcast_to(np.minimum(np.arange(rows.shape[1]), 255).astype(np.uint8), rows.shape)
+        return self._all_bits(np.asarray(rows).ravel(), places.ravel()).reshape(rows.shape)
+
+    def bits_of_tokens(self, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """-log2 P of every token of documents that begin at `starts`: (N,) float64."""
+        return self._all_bits(np.asarray(tokens), places_of(starts, len(tokens)))
+
+    def _all_bits(self, text: np.ndarray, places: np.ndarray) -> np.ndarray:
         out = np.empty(len(text), np.float64)
         for start in range(0, len(text), _CHUNK):
             stop = min(start + _CHUNK, len(text))
@@ -86,11 +115,11 @@ class Ngram:
         """`bits` of one piece; places (N,) = how many bytes of the same document stand before each byte."""
         first = self.tables[0]
         total, types = first.counts.sum(), len(first.grams)
-        p = np.full(len(text), 1.0 / 256)
+        p = np.full(len(text), 1.0 / self.symbols)
         context_total = np.full(len(text), total, np.int64)
         context_types = np.full(len(text), types, np.int64)
         for k, table in enumerate(self.tables, start=1):
-            at, found = _find(table.grams, _windows(text, k))
+            at, found = _find(table.grams, _windows(text, k, _width(self.symbols)))
             found = found & (places >= k - 1)
             known = context_total > 0
             count = np.where(found, table.counts[at], 0) if len(table.counts) else np.zeros(len(text), np.int64)
@@ -119,21 +148,33 @@ def _join(documents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return text, places
 
 
-def _windows(text: np.ndarray, k: int) -> np.ndarray:
-    """(N,) code of the k bytes that end at each place; at the first k - 1 places the missing bytes count as zero (callers mask them)."""
-    codes = np.zeros(len(text), np.uint32 if k <= 4 else np.uint64)
+def places_of(starts: np.ndarray, n: int) -> np.ndarray:
+    """(n,) uint8: how many symbols of the same document stand before each, cut off at 255. starts: (D,), ascending."""
+    starts = np.asarray(starts, np.int64)
+    lengths = np.diff(np.append(starts, n))
+    return np.minimum(np.arange(n) - np.repeat(starts, lengths), 255).astype(np.uint8)
+
+
+def _width(symbols: int) -> int:
+    """Bits that hold one symbol."""
+    return max(1, (symbols - 1).bit_length())
+
+
+def _windows(text: np.ndarray, k: int, width: int = 8) -> np.ndarray:
+    """(N,) code of the k symbols that end at each place; at the first k - 1 places the missing ones count as zero (callers mask them)."""
+    codes = np.zeros(len(text), np.uint32 if k * width <= 32 else np.uint64)
     for start in range(0, len(text), _CHUNK):
         stop = min(start + _CHUNK, len(text))
         for back in range(k):
             low = max(start, back)
             piece = text[low - back : stop - back].astype(codes.dtype)
-            np.bitwise_or(codes[low:stop], piece << codes.dtype.type(8 * back), out=codes[low:stop])
+            np.bitwise_or(codes[low:stop], piece << codes.dtype.type(width * back), out=codes[low:stop])
     return codes
 
 
-def _codes(text: np.ndarray, places: np.ndarray, k: int) -> np.ndarray:
-    """The codes of all grams of k bytes that lie within one document."""
-    codes = _windows(text, k)
+def _codes(text: np.ndarray, places: np.ndarray, k: int, width: int) -> np.ndarray:
+    """The codes of all grams of k symbols that lie within one document."""
+    codes = _windows(text, k, width)
     return codes if k == 1 else codes[places >= k - 1]
 
 
@@ -162,19 +203,19 @@ def _find(table: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return at, table[at] == wanted
 
 
-def reference_bits(train: Sequence[bytes], held_out: Sequence[bytes], order: int) -> np.ndarray:
-    """The formula at the head of this file, one byte at a time: what `Ngram` is held to. Slow."""
-    counts: list[dict[bytes, dict[int, int]]] = [defaultdict(lambda: defaultdict(int)) for _ in range(order)]
+def reference_bits(train: Sequence[Sequence[int]], held_out: Sequence[Sequence[int]], order: int, symbols: int = 256) -> np.ndarray:
+    """The formula at the head of this file, one symbol at a time: what `Ngram` is held to. Slow."""
+    counts: list[dict[tuple[int, ...], dict[int, int]]] = [defaultdict(lambda: defaultdict(int)) for _ in range(order)]
     for document in train:
         for i, byte in enumerate(document):
             for k in range(min(i, order - 1) + 1):
-                counts[k][document[i - k : i]][byte] += 1
+                counts[k][tuple(document[i - k : i])][byte] += 1
     out = []
     for document in held_out:
         for i, byte in enumerate(document):
-            p = 1.0 / 256
+            p = 1.0 / symbols
             for k in range(min(i, order - 1) + 1):
-                seen = counts[k].get(document[i - k : i])
+                seen = counts[k].get(tuple(document[i - k : i]))
                 if seen:
                     p = (seen.get(byte, 0) + len(seen) * p) / (sum(seen.values()) + len(seen))
             out.append(-np.log2(p))

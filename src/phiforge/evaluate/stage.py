@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from phiforge.data.pack import pack
 from phiforge.data.packed import Packed
 from phiforge.data.prepare import read_split
 from phiforge.data.tokenizer import Tokenizer
-from phiforge.evaluate.baselines import HELD_OUT_BYTES, Baseline, compare_with, sentence
+from phiforge.evaluate.baselines import HELD_OUT_BYTES, Baseline, compare_with, sentence, trigram_baseline
 from phiforge.evaluate.bits_per_byte import TextScores, TokenLosses, bits_of_bytes, summarize, token_losses
-from phiforge.evaluate.config import EVALUATION, EvaluateConfig
+from phiforge.evaluate.config import EVALUATION, Borders, EvaluateConfig
+from phiforge.evaluate.ngram import Ngram
+from phiforge.evaluate.protocol import measure, metrics_of, trigram_of
+from phiforge.evaluate.sampling import sample_text
 from phiforge.models import decoder
 from phiforge.models.inspect import count_parameters
 
@@ -37,7 +42,7 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
     _check_fit(config, model, tokenizer, context_length)
     notes = _held_out_notes(config, parents)
     losses = _score(config, model, packed, context_length)
-    sizes = _sizes(tokenizer, losses, packed)
+    sizes, own = _sizes(tokenizer, losses, packed)
     scores = summarize(losses, packed, sizes)
     if not np.isfinite(scores.bits_per_byte.value):
         raise PhiforgeError(
@@ -45,6 +50,10 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
         )
     if scores.n_bytes < packed.n_bytes:
         notes.append(f"scored on {scores.n_tokens:,} tokens, spread evenly over the text (max_tokens)")
+    if not own:
+        notes.append("the tokens don't spell all of the text, which isn't charged for: bits per byte are kind beside byte models")
+    trigram = _trigram(config, parents["data"], tokenizer)
+    windows = _windows(config, model, packed, tokenizer, trigram) if config.protocol else None
     baselines: list[Baseline] = []
     if config.baselines and config.split == "validation":
         baselines = compare_with(
@@ -52,8 +61,10 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
             lambda: (document.text for document in documents),
             order=config.ngram_order,
             train_bytes=config.baseline_bytes,
-            model_bits=bits_of_bytes(losses, sizes) if sizes is not None and packed.n_bytes <= HELD_OUT_BYTES else None,
+            model_bits=bits_of_bytes(losses, sizes) if sizes is not None and own and packed.n_bytes <= HELD_OUT_BYTES else None,
         )
+        if config.protocol and config.protocol.trigram:
+            baselines.append(trigram_baseline(trigram("keep"), packed, _specials(tokenizer)))
     summary = sentence(scores.bits_per_byte, baselines, seen=config.split == "train")
     atomic.write_json(
         run.path / EVALUATION,
@@ -71,10 +82,13 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
                 "accuracy": scores.accuracy.to_json(),
             },
             "baselines": [baseline.to_json() for baseline in baselines],
+            **({"protocol": windows} if windows else {}),
         },
     )
     _tell(run, scores, baselines, summary, notes)
-    metrics = _metrics(scores, baselines)
+    if windows:
+        _tell_windows(run, windows)
+    metrics = _metrics(scores, baselines) | (metrics_of(windows) if windows else {})
     run.metric({"step": 0, **metrics})
     return metrics
 
@@ -143,11 +157,45 @@ def _score(config: EvaluateConfig, model: PreTrainedModel, packed: Packed, conte
     return losses
 
 
-def _sizes(tokenizer: Tokenizer, losses: TokenLosses, packed: Packed) -> np.ndarray | None:
-    """Bytes of each token; None for a borrowed tokenizer that changes the text (NFC): then the text's own bytes count."""
+def _sizes(tokenizer: Tokenizer, losses: TokenLosses, packed: Packed) -> tuple[np.ndarray | None, bool]:
+    """Bytes of each token, and whether they add up to the text.
+
+    They don't with a tokenizer that changes it (NFC) or drops its blanks: then the text's own bytes count, shared among its tokens.
+    """
     sizes = token_byte_lengths(tokenizer)
-    changed = losses.complete and int(sizes[losses.token].sum()) != packed.n_bytes
-    return None if changed else sizes
+    if losses.complete:
+        own = int(sizes[losses.token].sum()) == packed.n_bytes
+        return (sizes if own else None), own
+    if getattr(tokenizer, "lossy", False):
+        return np.full(len(sizes), packed.n_bytes / (packed.n_tokens - 2 * packed.n_documents)), False
+    return sizes, True
+
+
+def _specials(tokenizer: Tokenizer) -> np.ndarray:
+    return np.array(sorted(tokenizer.specials.values()), np.int64)
+
+
+def _trigram(config: EvaluateConfig, data: Run, tokenizer: Tokenizer) -> Callable[[Borders], Ngram]:
+    """Counts of the training side's tokens, made when first asked for; at most `baseline_bytes` of text, taken evenly from all of it."""
+
+    @cache
+    def counted(borders: Borders) -> Ngram:
+        sample = sample_text(lambda: (document.text for document in read_split(data.path, "train")), config.baseline_bytes)
+        ids = tokenizer.raw_batch([document.decode("utf-8", errors="ignore") for document in sample.documents])
+        return trigram_of(ids, tokenizer.vocab_size, (tokenizer.bos_id, tokenizer.eos_id), borders)
+
+    return counted
+
+
+def _windows(
+    config: EvaluateConfig, model: PreTrainedModel, packed: Packed, tokenizer: Tokenizer, trigram: Callable[[Borders], Ngram]
+) -> dict[str, Any] | None:
+    """What the protocol's windows say."""
+    if config.protocol is None:
+        return None
+    asked = config.protocol
+    with console.progress("windows", sum(packed.n_tokens * asked.length // stride for stride in asked.strides) * len(asked.borders)) as bar:
+        return measure(asked, model, packed, _specials(tokenizer), trigram if asked.trigram else None, bar.advance)
 
 
 def _metrics(scores: TextScores, baselines: list[Baseline]) -> dict[str, Any]:
@@ -173,3 +221,29 @@ def _tell(run: RunWriter, scores: TextScores, baselines: list[Baseline], summary
     for note in notes:
         run.log(f"note: {note}")
     run.log(summary)
+
+
+def _tell_windows(run: RunWriter, windows: dict[str, Any]) -> None:
+    """The protocol's figures as a table, and its own in the log."""
+    rows = [
+        [
+            "this model" if row["who"] == "model" else "trigram of the same tokens",
+            f"{row['stride']}" + (" (disjoint)" if row["stride"] == windows["length"] else ""),
+            row["borders"],
+            _number(row["perplexity"], 1),
+            _number(row["perplexity_per_token"], 1),
+            _number(row["bits_per_byte"]["value"], 3),
+        ]
+        for row in windows["rows"]
+    ]
+    head = ["", "stride", "borders", "perplexity", "of all tokens", "bits/byte"]
+    console.table(f"windows of {windows['length']} predictions, context begins anew in each", head, rows)
+    own = windows["rows"][0]
+    run.log(
+        f"perplexity {_number(own['perplexity'], 1)} over windows of {windows['length']} at stride {own['stride']}, the mean of"
+        f" batches of {windows['batch']}; a token spells {windows['bytes_per_token']:.2f} bytes"
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "not a number" if value is None else f"{value:,.{digits}f}"

@@ -84,3 +84,21 @@ def test_sample_is_whole_below_the_cap_and_even_above():
 def test_sample_of_one_large_document_is_its_beginning():
     part = sample_text(lambda: ["ab" * 50_000, "c"], 1_000)
     assert 900 <= part.bytes_taken <= 1_000 and (b"ab" * 50_000).startswith(part.documents[0])
+
+
+@pytest.mark.parametrize(("order", "vocabulary"), [(1, 40), (3, 1000), (3, 32_000), (3, 1 << 21), (2, 2)])
+def test_tokens_are_counted_as_bytes_are(order, vocabulary):
+    rng = np.random.default_rng(order + vocabulary)
+    used = rng.permutation(vocabulary)[:9] if vocabulary > 9 else np.arange(vocabulary)
+    train = [rng.choice(used, size).astype(np.int64) for size in (300, 1, 2, 5, 80)]
+    rows = rng.choice(used, (7, 21))
+    rows[0, 0], rows[1, 3] = vocabulary - 1, 0
+    starts = np.cumsum([0, *(len(document) for document in train[:-1])])
+    model = Ngram.fit_tokens(np.concatenate(train), starts, vocabulary, order)
+    slow = reference_bits([d.tolist() for d in train], rows.tolist(), order, vocabulary)
+    np.testing.assert_allclose(model.bits_of_rows(rows).ravel(), slow, rtol=1e-12)
+
+
+def test_grams_of_tokens_have_limits():
+    with pytest.raises(ConfigError, match="outside 1 to 4 for a vocabulary of 32,000"):
+        Ngram.fit_tokens(np.zeros(9, np.int64), np.zeros(1, np.int64), 32_000, 5)

@@ -90,6 +90,19 @@ def test_figures_and_baselines(tmp_path, parents):
     assert Run.open(tmp_path / "evaluation").metrics()[0]["eval_bits_per_byte"] == metrics["eval_bits_per_byte"]
 
 
+def test_windows_that_begin_anew_and_a_trigram(tmp_path, parents):
+    metrics, found = run_stage(tmp_path, parents, protocol={"length": 16, "batch": 4, "borders": ["keep", "join"]})
+    rows = {(row["who"], row["borders"], row["stride"]): row for row in found["protocol"]["rows"]}
+    assert len(rows) == 8 and found["protocol"]["bytes_per_token"] == 1
+    assert metrics["protocol_perplexity"] == rows["model", "keep", 8]["perplexity"] == pytest.approx(261, rel=0.3)
+    assert metrics["protocol_trigram_disjoint_join_perplexity"] == rows["trigram", "join", 16]["perplexity"] < 20
+    trigram = next(baseline for baseline in found["baselines"] if baseline["name"] == "trigram")
+    assert trigram["bits_per_byte"]["value"] == metrics["trigram_bits_per_byte"] < metrics["protocol_trigram_bits_per_byte"]
+    assert trigram["bits_per_byte"]["n"] == found["text"]["bytes"]
+    _, found = run_stage(tmp_path / "without", parents, protocol={"length": 16, "trigram": False})
+    assert {row["who"] for row in found["protocol"]["rows"]} == {"model"} and len(found["baselines"]) == 3
+
+
 def test_a_part_and_the_training_side(tmp_path, parents):
     metrics, found = run_stage(tmp_path, parents, max_tokens=200, baselines=False)
     assert metrics["eval_tokens"] <= 200 and found["baselines"] == [] and "max_tokens" in found["notes"][0]
