@@ -198,7 +198,8 @@ class ThymeForCausalLM(ThymePreTrainedModel, GenerationMixin):
 def to_thyme_config(shape: ThymeShape, special_ids: dict[str, int] | None = None) -> ThymeConfig:
     """The config of a shape. `special_ids`: pad_token_id, bos_token_id, eos_token_id."""
     spec = shape.spec
-    names = "form depth_before state_layers reads read_state delta normalise_keys decay timescales data_dependent positions dropout"ids: dict[str, Any] = dict(special_ids or {})
+    names = "form depth_before state_layers reads read_state delta normalise_keys decay timescales data_dependent positions dropout"
+    ids: dict[str, Any] = dict(special_ids or {})
     return ThymeConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.width,
