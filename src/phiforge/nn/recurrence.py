@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FORMS = ("auto", "loop")
+from phiforge.nn.recurrence_native import native_scan, why_not
+
+FORMS = ("auto", "loop", "native")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def scan(
 ) -> Scanned:
     """Run the recurrence over a whole sequence; differentiable in every tensor but `reset`.
 
-    k (B, T, dk); v (B, T, dv); q (B, T, R, dk); log_decay <= 0: (B, T, dk) a rate for each key dimension, (B, T, 1) one for all, None: nothing
-    fades; beta (B, T) in (0, 1) for the delta rule, None to add; state (B, dv, dk), None: zeros; reset (B, T) bool: the state is zeroed
+    k (B, T, dk); v (B, T, dv); q (B, T, R, dk); log_decay <= 0: (B, T, dk) a rate for each key dimension, (B, T, 1) one for all, None:
+    nothing fades; beta (B, T) in (0, 1) for the delta rule, None to add; state (B, dv, dk), None: zeros; reset (B, T) bool: the state is zeroed
     before token t. Keys should have length at most 1 with beta, or the state may grow without bound.
 
     Arithmetic is float32 whatever the inputs (float64 where k and v are), autocast or not. Raises ValueError where shapes don't fit.
@@ -56,7 +58,16 @@ def scan(
     with torch.autocast(k.device.type, enabled=False):
         k, v = k.to(dtype), v.to(dtype)
         q, log_decay, beta, state = (None if x is None else x.to(dtype) for x in (q, log_decay, beta, state))
+        if form != "loop" and _natively(form, k, v):
+            return Scanned(*native_scan(k, v, q, log_decay, beta, state, reset, states))
         return loop(k, v, q, log_decay, beta, state, reset, states)
+
+
+def _natively(form: str, k: Tensor, v: Tensor) -> bool:
+    reason = why_not(k, v)
+    if form == "native" and reason is not None:
+        raise ValueError(f"form='native': {reason}")
+    return reason is None
 
 
 def _check(
@@ -105,8 +116,8 @@ def step(
 ) -> tuple[Tensor | None, Tensor]:
     """One token: (read (B, R, dv) or None, the new state (B, dv, dk)).
 
-    state (B, dv, dk); k (B, dk); v (B, dv); q (B, R, dk); log_decay (B, dk), (B, 1) or None; beta (B,) or None. `inplace` writes over `state`
-    (generation: nothing grows, nothing is allocated twice); not for training.
+    state (B, dv, dk); k (B, dk); v (B, dv); q (B, R, dk); log_decay (B, dk), (B, 1) or None; beta (B,) or None. `inplace` writes over
+    `state` (generation: nothing grows, nothing is allocated twice); not for training.
     """
     if log_decay is not None:
         decay = log_decay.exp().unsqueeze(1)
