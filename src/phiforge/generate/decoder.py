@@ -1,13 +1,14 @@
 """What the engine asks of a model: start a batch of prompts, step it one token, let finished rows go.
 
-Three implementations stand side by side, and tests hold them equal: `reference` (any causal model through its own `forward`), `stock`
-(starcoder2 and llama with fused weights, plain torch) and `native` (the same in C, where the machine has a compiler).
+Implementations stand side by side, and tests hold them equal: `reference` (any causal model through its own `forward`), `stock`
+(starcoder2 and llama with fused weights, plain torch), `recurrent` (constant-state models, plain torch) and `native` (either of these in C,
+where the machine has a compiler).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -23,6 +24,15 @@ class Session(Protocol):
 
     def keep(self, rows: Tensor) -> None:
         """Keep only these rows (indices, in this order)."""
+        ...
+
+
+@runtime_checkable
+class GoesAhead(Protocol):
+    """A session that can take several greedy steps by itself."""
+
+    def greedy(self, tokens: Tensor, steps: int) -> Tensor:
+        """`steps` likeliest tokens (steps, B) after `tokens` (B,), the last of which is not read yet."""
         ...
 
 

@@ -4,32 +4,32 @@
     completions = engine.generate([[5, 6, 7], [8]], SamplingConfig(temperature=0.0, max_new_tokens=32), stop_ids=[2])
     for piece in engine.stream([5, 6, 7], sampling, tokenizer=tokenizer): print(piece.text, end="")
 
-Stock starcoder2 and llama models take the fast paths (`native`, `stock`); every other causal model goes through its own forward
-(`reference`). A prompt must leave room for one token in the model's context, or it is an error; a row that reaches the end of the context
-ends there with finish reason "context": nothing is dropped from the front of a prompt in silence.
+Stock starcoder2 and llama models take the fast paths (`native`, `stock`), constant-state models theirs (`native`, `recurrent`); every other
+causal model goes through its own forward (`reference`). A prompt must leave room for one token in the model's context, or it is an error; a
+row that reaches the end of the context ends there with finish reason "context": nothing is dropped from the front of a prompt in silence.
+Constant-state models have no context to end; what they have read can be kept as a value (`read`) and gone on from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from phiforge.core.errors import ConfigError
+from phiforge.generate.batch import AHEAD as AHEAD
+from phiforge.generate.batch import Batch, FinishReason, Row
 from phiforge.generate.config import SamplingConfig
-from phiforge.generate.decoder import Decoder, Session
-from phiforge.generate.native import NativeDecoder, NativeSession
-from phiforge.generate.reference import ReferenceDecoder
-from phiforge.generate.stock import StockDecoder, stock_shape
+from phiforge.generate.paths import Path
+from phiforge.generate.paths import choose_decoder as choose_decoder
+from phiforge.generate.recurrent import read, require_state_decoder
 from phiforge.generate.text import Decodes, TextStream
-
-AHEAD = 16  # greedy steps gone at once where a row may stop on the way: what comes after its stop is work for nothing
-FinishReason = Literal["stop", "length", "context"]
-Path = Literal["auto", "native", "stock", "reference"]
+from phiforge.models.thyme.state import ThymeState, fingerprint
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,6 @@ class Piece:
     ids: list[int]
     text: str
     finish_reason: FinishReason | None = None
-
-
-@dataclass
-class _Row:
-    """One prompt under way."""
-
-    index: int
-    prompt: list[int]
-    budget: int
-    at_budget: FinishReason
-    uniforms: Tensor | None  # (budget,) the row's own randomness, drawn beforehand
-    text: TextStream | None
-    ids: list[int]
-    reason: FinishReason | None = None
 
 
 class Engine:
@@ -98,17 +84,19 @@ class Engine:
         tokenizer: Decodes | None = None,
         on_token: Callable[[int, int], None] | None = None,
         seeds: Sequence[int] | None = None,
+        state: ThymeState | None = None,
     ) -> list[Completion]:
         """Complete every prompt; the completions in the prompts' order.
 
         Prompts may differ in length. Row i draws from its own stream, seeded with `sampling.seed + i` (or `seeds[i]`), so what it samples
         does not depend on the rows around it. `stop_ids` end a row; so do `sampling.stop` texts, which need the tokenizer.
-        `on_token(row, id)` is called for every new id.
+        `on_token(row, id)` is called for every new id. With a `state` (`read`) every row goes on from there; its prompt may be empty then.
         """
-        rows = self._rows(prompts, sampling, tokenizer, seeds)
+        self._check_state(state)
+        rows = self._rows(prompts, sampling, tokenizer, seeds, resumed=state is not None)
         stops = frozenset(stop_ids)
         for rows_together in self._batches(rows):
-            for fresh in self._run(rows_together, sampling, stops, quiet=on_token is None):
+            for fresh in self._run(rows_together, sampling, stops, quiet=on_token is None, state=state):
                 if on_token is not None:
                     for row, token in fresh:
                         on_token(row.index, token)
@@ -117,7 +105,7 @@ class Engine:
             assert row.reason is not None
             if row.text is not None:
                 row.text.finish()
-            completions.append(Completion(row.ids, row.reason, row.text.text if row.text is not None else ""))
+            completions.append(Completion(list(row.ids or ()), row.reason, row.text.text if row.text is not None else ""))
         return completions
 
     def stream(
@@ -127,20 +115,48 @@ class Engine:
         *,
         stop_ids: Iterable[int] = (),
         tokenizer: Decodes | None = None,
+        state: ThymeState | None = None,
     ) -> Iterator[Piece]:
-        """Complete one prompt piece by piece. Texts hold whole characters only; the last piece has no id and carries the finish reason."""
-        (row,) = self._rows([prompt], sampling, tokenizer, None)
-        shown = 0
-        for fresh in self._run([row], sampling, frozenset(stop_ids)):
-            ready = "" if row.text is None else row.text.shown
-            yield Piece([token for _, token in fresh], ready[shown:])
-            shown = len(ready)
+        """Complete one prompt piece by piece. Texts hold whole characters only; the last piece has no id and carries the finish reason.
+
+        Nothing is kept of pieces given away: with a constant-state model, memory is the same after any number of tokens.
+        """
+        self._check_state(state)
+        (row,) = self._rows([prompt], sampling, tokenizer, None, keep=False, resumed=state is not None)
+        for fresh in self._run([row], sampling, frozenset(stop_ids), state=state):
+            yield Piece([token for _, token in fresh], row.said)
         yield Piece([], "" if row.text is None else row.text.finish(), row.reason)
 
+    def read(self, ids: Sequence[int], state: ThymeState | None = None) -> ThymeState:
+        """What a constant-state model remembers after reading `ids`, from `state` on or from the beginning: 2,304 bytes, however long.
+
+        Raises ConfigError for a model that has no such state, an empty text, ids it doesn't know, or another model's state.
+        """
+        decoder = require_state_decoder(self.decoder, type(self.model).__name__)
+        self._check_state(state)
+        whole = list(ids)
+        _check_prompt(0, whole, decoder.vocab_size, None)
+        with _evaluating(self.model), torch.no_grad():
+            return read(decoder, whole, state)
+
+    def _check_state(self, state: ThymeState | None) -> None:
+        if state is not None:
+            require_state_decoder(self.decoder, type(self.model).__name__)
+            state.check(fingerprint(self.model))
+
     def _rows(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, tokenizer: Decodes | None, seeds: Sequence[int] | None
-    ) -> list[_Row]:
-        """Check the prompts and give each its budget and its randomness."""
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingConfig,
+        tokenizer: Decodes | None,
+        seeds: Sequence[int] | None,
+        *,
+        keep: bool = True,
+        resumed: bool = False,
+    ) -> list[Row]:
+        """Check the prompts and give each its budget and its randomness. `keep`: ids and text will be asked for when all is done.
+        `resumed`: something was read before, so a prompt may be empty.
+        """
         if sampling.stop and tokenizer is None:
             raise ConfigError("stop texts need a tokenizer to be recognised", fix="pass tokenizer=, or stop ids instead")
         if seeds is not None and len(seeds) != len(prompts):
@@ -150,21 +166,22 @@ class Engine:
         rows = []
         for index, prompt in enumerate(prompts):
             ids = list(prompt)
-            _check_prompt(index, ids, vocabulary, context)
+            if ids or not resumed:
+                _check_prompt(index, ids, vocabulary, context)
             room = sampling.max_new_tokens if context is None else context - len(ids)
             budget = min(sampling.max_new_tokens, room)
-            uniforms = None
+            randomness = None
             if not sampling.greedy:
-                stream = torch.Generator().manual_seed(seeds[index] if seeds is not None else first + index)
-                uniforms = torch.rand(budget, generator=stream)
-            text = None if tokenizer is None else TextStream(tokenizer, sampling.stop)
-            rows.append(_Row(index, ids, budget, "length" if budget == sampling.max_new_tokens else "context", uniforms, text, []))
+                randomness = torch.Generator().manual_seed(seeds[index] if seeds is not None else first + index)
+            text = None if tokenizer is None else TextStream(tokenizer, sampling.stop, keep=keep)
+            at_budget: FinishReason = "length" if budget == sampling.max_new_tokens else "context"
+            rows.append(Row(index, ids, budget, at_budget, randomness, text, array("i") if keep else None))
         return rows
 
-    def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
+    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
         """Rows in batches, near lengths together (little padding); only equal lengths where the model can't be padded."""
         ordered = sorted(rows, key=lambda row: len(row.prompt))
-        batch: list[_Row] = []
+        batch: list[Row] = []
         for row in ordered:
             full = len(batch) == self.max_batch or (batch and not self.decoder.ragged and len(batch[0].prompt) != len(row.prompt))
             # Padding counts against a row's context, so a batch must have room for its longest prompt and its longest answer together.
@@ -175,132 +192,36 @@ class Engine:
         if batch:
             yield batch
 
-    def _fits(self, batch: list[_Row]) -> bool:
+    def _fits(self, batch: list[Row]) -> bool:
         longest = max(len(row.prompt) for row in batch)
         context = self.decoder.context_length
         return context is None or longest + max(row.budget for row in batch) <= context
 
     def _run(
-        self, rows: list[_Row], sampling: SamplingConfig, stops: frozenset[int], *, quiet: bool = False
-    ) -> Iterator[Iterable[tuple[_Row, int]]]:
+        self,
+        rows: list[Row],
+        sampling: SamplingConfig,
+        stops: frozenset[int],
+        *,
+        quiet: bool = False,
+        state: ThymeState | None = None,
+    ) -> Iterator[Iterable[tuple[Row, int]]]:
         """Generate for rows that fit one batch; yields, step by step, the new id of each live row. `quiet`: nobody looks at the steps."""
-        training = self.model.training
+        with _evaluating(self.model):
+            yield from Batch(self.decoder, rows, sampling, stops, quiet, state).run()
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout while it generates; training goes on as it was."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
         if training:
-            self.model.eval()
-        try:
-            yield from _Batch(self.decoder, rows, sampling, stops, quiet).run()
-        finally:
-            if training:
-                self.model.train()
-
-
-class _Batch:
-    """Rows that step together; the finished ones leave once they are a quarter of the batch (leaving costs a copy of the cache).
-
-    New ids are kept as columns, one list a step, and handed to their rows when rows leave: a step costs no Python loop over the rows unless
-    a row may end there. Where nobody looks at the steps and the decoder can go several greedy steps by itself, it does.
-    """
-
-    def __init__(self, decoder: Decoder, rows: list[_Row], sampling: SamplingConfig, stops: frozenset[int], quiet: bool) -> None:
-        self.decoder, self.rows, self.sampling, self.stops = decoder, rows, sampling, stops
-        self.columns: list[list[int]] = []
-        self.flushed = 0  # steps whose ids the rows already have
-        self.watched = any(row.text is not None for row in rows)
-        self.alone = quiet and not self.watched and sampling.greedy and sampling.repetition_penalty == 1
-        self.seen: Tensor | None = None
-        self.uniforms: Tensor | None = None
-
-    def run(self) -> Iterator[Iterable[tuple[_Row, int]]]:
-        room = max(row.budget for row in self.rows)
-        nearest = min(row.budget for row in self.rows)
-        try:
-            with torch.inference_mode():
-                session, logits = self.decoder.start([row.prompt for row in self.rows], room)
-                self._prepare(logits, room)
-                tokens = self._choose(logits, 0)
-            step = 0
-            while True:
-                chosen = tokens.tolist()
-                live = [row.reason is None for row in self.rows]
-                self._take(chosen, step, nearest)
-                yield ((row, token) for row, token, was_live in zip(self.rows, chosen, live, strict=True) if was_live)
-                done = sum(row.reason is not None for row in self.rows)
-                if done == len(self.rows):
-                    return
-                with torch.inference_mode():  # not around the yield: the caller's code must not run in inference mode
-                    if 4 * done >= len(self.rows):
-                        tokens = self._leave(session, tokens)
-                    ahead = min(nearest - 1 - step, AHEAD if self.stops else nearest)
-                    if self.alone and ahead > 1 and isinstance(session, NativeSession):
-                        block = session.greedy(tokens, ahead)
-                        for between in block[:-1].tolist():
-                            step += 1
-                            self._take(between, step, nearest)
-                        tokens = block[-1]
-                    else:
-                        tokens = self._choose(session.step(tokens), step + 1)
-                step += 1
-        finally:
-            self._flush()
-
-    def _take(self, chosen: list[int], step: int, nearest: int) -> None:
-        """Write down the ids of a step, and end the rows that end there."""
-        self.columns.append(chosen)
-        if self.watched or step + 1 >= nearest or not self.stops.isdisjoint(chosen):
-            self._end_rows(chosen, step)
-
-    def _prepare(self, logits: Tensor, room: int) -> None:
-        """What sampling needs beside the logits: (room, B) uniforms and, with a repetition penalty, the tokens seen (B, V)."""
-        if not self.sampling.greedy:
-            uniforms = torch.zeros(room, len(self.rows))
-            for place, row in enumerate(self.rows):
-                if row.uniforms is not None:
-                    uniforms[: row.budget, place] = row.uniforms
-            self.uniforms = uniforms.to(logits.device)
-        if self.sampling.repetition_penalty != 1:
-            self.seen = torch.zeros(logits.shape, dtype=torch.bool)
-            for line, row in zip(self.seen, self.rows, strict=True):
-                line[row.prompt] = True
-            self.seen = self.seen.to(logits.device)
-
-    def _choose(self, logits: Tensor, step: int) -> Tensor:
-        tokens = self.decoder.choose(logits, self.sampling, None if self.uniforms is None else self.uniforms[step], self.seen)
-        if self.seen is not None:
-            self.seen.scatter_(1, tokens[:, None], True)
-        return tokens
-
-    def _end_rows(self, chosen: list[int], step: int) -> None:
-        """See which live rows end with their new id: at a stop id, a stop text, or the end of their budget."""
-        for row, token in zip(self.rows, chosen, strict=True):
-            if row.reason is not None:
-                continue
-            if token in self.stops:
-                row.reason = "stop"
-            elif row.text is not None:
-                row.text.push(token)
-                row.reason = "stop" if row.text.stopped else None
-            if row.reason is None and step + 1 == row.budget:
-                row.reason = row.at_budget
-            if row.reason is not None:
-                row.budget = step + 1  # ids after this one are not the row's
-
-    def _flush(self) -> None:
-        """Hand the columns since the last flush to their rows."""
-        for row, ids in zip(self.rows, zip(*self.columns, strict=True), strict=bool(self.columns)):
-            row.ids.extend(ids[: row.budget - self.flushed])
-        self.flushed += len(self.columns)
-        self.columns = []
-
-    def _leave(self, session: Session, tokens: Tensor) -> Tensor:
-        """Drop the finished rows from the batch and everything that goes with it."""
-        self._flush()
-        live = [place for place, row in enumerate(self.rows) if row.reason is None]
-        places = torch.tensor(live, device=tokens.device)
-        session.keep(places)
-        self.rows = [self.rows[place] for place in live]
-        self.uniforms = None if self.uniforms is None else self.uniforms[:, places]
-        self.seen = None if self.seen is None else self.seen[places]
-        return tokens[places]
+            model.train()
 
 
 def _check_prompt(index: int, ids: list[int], vocabulary: int, context: int | None) -> None:
@@ -316,27 +237,3 @@ def _check_prompt(index: int, ids: list[int], vocabulary: int, context: int | No
             f"prompt {index} has {len(ids)} tokens and the model's context is {context}, which leaves no room for an answer",
             fix=f"shorten it to at most {context - 1} tokens",
         )
-
-
-def choose_decoder(model: nn.Module, dtype: torch.dtype, path: Path) -> Decoder:
-    """The decoder for a model: the fastest that can run it, or the one that was named."""
-    shape = None if path == "reference" else stock_shape(model)
-    if shape is None:
-        if path in ("native", "stock"):
-            raise ConfigError(
-                f"the {path} path runs stock starcoder2 and llama layouts, not this {type(model).__name__}", fix="use path='auto'"
-            )
-        if dtype != torch.float32:
-            model_dtype = next(model.parameters()).dtype
-            if model_dtype != dtype:
-                raise ConfigError(
-                    f"dtype {dtype} is for the stock layouts; this model runs in its own {model_dtype}", fix="convert the model"
-                )
-        return ReferenceDecoder(model)
-    if path in ("auto", "native"):
-        problem = NativeDecoder.problem(model, dtype)
-        if problem is None:
-            return NativeDecoder(model, shape)
-        if path == "native":
-            raise ConfigError(f"the native path can't run here: {problem}", fix="use path='auto'")
-    return StockDecoder(model, shape, dtype)
