@@ -5,15 +5,15 @@ for "justice". Each pole is a list of English words in `<axiom>.yaml`, written f
 rule or are listed. The names and poles of the seven content axioms are the Thyme training plan's; it names the five
 relational ones only as a number, so their poles are ours and stand in their files.
 
-    nouns: fox/foxes    the lemma, then (where the rule would get them wrong) all other forms; a form ~ is a mild case (0.5 instead of 1), at the
-                        end of an entry all of it
+    nouns: fox/foxes    the lemma, then (where the rule would get them wrong) all other forms; a form ~ is a mild case (0.5 instead
+                        of 1), at the end of an entry all of it
     mass:               nouns without a plural
     verbs:              -s, -ed, -ing by rule, irregular ones listed in full
     short:              adjectives with -er, -est
     words:              as they stand
 
-A fifth of the word families is held out of training for ever, so that the probe asks about words that the auxiliary loss never saw. A family is
-what shares its first four letters: happy, happily and happiness stay on one side, and so does a word in every axiom.
+A fifth of the word families is held out of training for ever, so that the probe asks about words that the auxiliary loss never saw.
+A family is what shares its first four letters: happy, happily and happiness stay on one side, and so does a word in every axiom.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ POLES: dict[str, tuple[str, str]] = {
 HELD_OUT_SHARE = 5  # one family in so many is never trained on
 _MILD = 0.5
 _FAMILY = 4  # letters
+_SALT = 274  # chosen, before any model was asked, so that each of the 24 poles holds out 15 to 25 % of its lemmas
 _VOWELS = "aeiou"
 
 
@@ -86,7 +87,7 @@ def held_out(lemma: str) -> bool:
     >>> held_out("happy") == held_out("happiness")
     True
     """
-    return hashlib.sha256(lemma.lower()[:_FAMILY].encode()).digest()[0] % HELD_OUT_SHARE == 0
+    return hashlib.sha256(f"{_SALT}/{lemma.lower()[:_FAMILY]}".encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 
 def _read(index: int, name: str) -> Iterator[Entry]:
