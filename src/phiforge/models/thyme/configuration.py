@@ -54,14 +54,32 @@ class ThymeConfig(PretrainedConfig):
 
 @dataclass
 class ThymeCache:
-    """All that is remembered of the text so far: `state` (B, state layers, rows, 24) float32, 2,304 bytes a row over all layers."""
+    """All that is remembered of the text so far: `state` (B, state layers, rows, 24) float32, 2,304 bytes a row over all layers.
+
+    A forward pass gives back a new one and leaves the one it was given as it was, so that a state can be gone on from twice. `seen`
+    counts tokens, padding on the left included. The rest is what `generate()` asks of a cache.
+    """
 
     state: Tensor
     seen: int = 0
+    is_compileable = False
+    is_croppable = False  # a token can't be taken back
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens read so far."""
         return self.seen
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row beam_idx[i] was (beam search)."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only these rows, in this order."""
+        self.state = self.state.index_select(0, indices.to(self.state.device))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row `repeats` times."""
+        self.state = self.state.repeat_interleave(repeats, 0)
 
     @property
     def bytes_per_row(self) -> int:

@@ -146,6 +146,8 @@ def _positions(mask: Tensor | None, seen: int, input_ids: Tensor) -> Tensor:
     rows, length = input_ids.shape
     if mask is None:
         return torch.arange(seen, seen + length, device=input_ids.device).expand(rows, -1)
+    if (before := seen + length - mask.shape[1]) > 0:  # a mask of the new tokens alone: all before them counts
+        mask = F.pad(mask.long(), (before, 0), value=1)
     return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
 
 
@@ -160,6 +162,11 @@ class ThymeForCausalLM(ThymePreTrainedModel, GenerationMixin):
         literal = config.form == "literal"
         self.lm_head = nn.Linear(config.intermediate_size if literal else config.hidden_size, config.vocab_size, bias=literal)
         self.post_init()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """No: the first forward pass makes its own cache."""
+        return False
 
     def get_output_embeddings(self) -> nn.Module:
         """The head."""
