@@ -15,7 +15,7 @@ from phiforge.data.unit import Intake, SourceFile
 
 TEXT = (".txt", ".text", ".md", ".rst", ".py")
 RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-WEB = (".html", ".htm", ".warc")
+WEB = (".html", ".htm", ".warc", ".wet")
 KNOWN = (*TEXT, *RECORDS, *WEB)
 WANTED = "phiforge reads .txt .md .rst .py .html .jsonl .json .csv .tsv .parquet .arrow .warc, and .gz .zst .xz .bz2 of them"
 _IGNORED_FOLDERS = ("__pycache__", "node_modules")

@@ -13,7 +13,7 @@ from phiforge.core.errors import DataError
 from phiforge.data.config import PYTHON, DataPrepareConfig
 from phiforge.data.document import Document
 from phiforge.data.folders import WANTED, find_files
-from phiforge.data.formats import jsonl, text
+from phiforge.data.formats import html, json_list, jsonl, parquet, tables, text, warc
 from phiforge.data.formats.compressed import Damaged
 from phiforge.data.python_corpus import read_python
 from phiforge.data.reading import COMPRESSED, why
@@ -37,9 +37,19 @@ _HARD = "\ufffd"  # two names that are no UTF-8 may look the same
 READERS: dict[str, Reader] = {
     "text": text.read_text,
     "jsonl": jsonl.read_jsonl,
+    "json": json_list.read_json,
+    "table": tables.read_table,
+    "parquet": parquet.read_parquet,
+    "arrow": parquet.read_arrow,
+    "html": html.read_html,
+    "warc": warc.read_warc,
     "python": _read_python,
 }
-_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl"}  # every other extension is text
+_KINDS = {  # every other extension is text
+    **{".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "table", ".tsv": "table"},
+    **{".parquet": "parquet", ".arrow": "arrow", ".html": "html", ".htm": "html", ".warc": "warc", ".wet": "warc"},
+}
+_WHOLE_FILES = ("parquet", "arrow")  # packed inside; read from their end
 
 
 def units(source: str, config: DataPrepareConfig, intake: Intake) -> list[Unit]:
@@ -100,7 +110,12 @@ def _plan(file: SourceFile, source: str, intake: Intake, max_bytes: int | None =
 
 def _pieces(file: SourceFile, kind: str, size: int, limit: int) -> list[tuple[int, int, int]]:
     """(start, stop, documents before it) of each unit."""
-    if size > UNIT_BYTES and file.path.suffix.lower() not in COMPRESSED:
+    packed = file.path.suffix.lower() in COMPRESSED
+    if kind in _WHOLE_FILES and packed:
+        raise Damaged(f"{file.path}: a packed {kind} file", reason=f"packed {kind} file", fix="unpack it: it is packed inside already")
+    if kind == "parquet":
+        return parquet.plan(file.path, size, UNIT_BYTES)
+    if size > UNIT_BYTES and not packed:
         if kind == "text":
             return text.plan(file.path, size, limit, UNIT_BYTES)
         if kind == "jsonl":
