@@ -17,8 +17,13 @@ tokenizer = typer.Typer(help="Train a tokenizer of your own.", no_args_is_help=T
 
 @data.command("prepare", context_settings=OPEN)
 def prepare(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
-    """Clean text, drop duplicates, split off unseen documents. Example: phiforge data prepare my-texts"""
-    run = run_verb("data prepare", words, out, resume, json)
+    """Clean text, drop duplicates, split off unseen documents. Example: phiforge data prepare my-texts
+
+    Known corpora: --gutenberg --wikipedia --arxiv --stackexchange --pg19 --all --pile, with --language en --max-files 100.
+    """
+    from phiforge.data.catalogue import spelled_out
+
+    run = run_verb("data prepare", spelled_out(words), out, resume, json)
     next_commands(f"phiforge data stats {run.path}", f"phiforge pretrain {run.path}", report=run)
 
 

@@ -19,6 +19,7 @@ WEB = (".html", ".htm", ".warc", ".wet")
 KNOWN = (*TEXT, *RECORDS, *WEB)
 WANTED = "phiforge reads .txt .md .rst .py .html .jsonl .json .csv .tsv .parquet .arrow .warc, and .gz .zst .xz .bz2 of them"
 _IGNORED_FOLDERS = ("__pycache__", "node_modules")
+_FOLDER = "folder"
 _UNLOCKED = "change its permissions or leave it out"
 
 
@@ -70,9 +71,9 @@ def _walk(root: Path, intake: Intake) -> Iterator[SourceFile]:
         path = waiting.pop()
         if path != root:
             file = _file(path, root, name, layout, intake)
-            if file is not None:
+            if isinstance(file, SourceFile):
                 yield file
-            if file is not None or not path.is_dir() or path.name.startswith(".") or path.name in _IGNORED_FOLDERS:
+            if file != _FOLDER:
                 continue
         real = os.path.realpath(path)
         if real in seen:
@@ -89,8 +90,8 @@ def _walk(root: Path, intake: Intake) -> Iterator[SourceFile]:
         waiting.extend(path / entry for entry in reversed(below))
 
 
-def _file(path: Path, root: Path, name: str, layout: Layout, intake: Intake) -> SourceFile | None:
-    """The file at `path`, or None: a folder, or something that is left out and counted."""
+def _file(path: Path, root: Path, name: str, layout: Layout, intake: Intake) -> SourceFile | str | None:
+    """The file at `path`; _FOLDER: a folder to look into; None: something that is left out and counted."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -101,7 +102,7 @@ def _file(path: Path, root: Path, name: str, layout: Layout, intake: Intake) -> 
         intake.skip(reason, as_text(str(path)))
         return None
     if stat.S_ISDIR(mode):
-        return None
+        return _FOLDER
     return SourceFile(path, as_text(f"{name}/{path.relative_to(root).as_posix()}"), named=False, kind=extension(path))
 
 

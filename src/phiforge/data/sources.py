@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from phiforge.core.console import warn
 from phiforge.core.errors import DataError
+from phiforge.data import catalogue, hub
 from phiforge.data.config import PYTHON, DataPrepareConfig
 from phiforge.data.document import Document
 from phiforge.data.folders import WANTED, find_files
 from phiforge.data.formats import html, json_list, jsonl, parquet, tables, text, warc
 from phiforge.data.formats.compressed import Damaged
-from phiforge.data.python_corpus import read_python
+from phiforge.data.python_corpus import LICENCE, describe, read_python
 from phiforge.data.reading import COMPRESSED, why
 from phiforge.data.unit import Intake, Limits, SourceFile, Unit, within
 
-__all__ = ["Intake", "Limits", "SourceFile", "Unit", "find_files", "input_files", "nothing_read"]
+__all__ = ["Intake", "Limits", "SourceFile", "Unit", "about", "find_files", "input_files", "nothing_read"]
 __all__ += ["read_file", "read_source", "read_unit", "units"]
 
 UNIT_BYTES = 1 << 26  # large files are cut into units of about this size
@@ -43,6 +46,7 @@ READERS: dict[str, Reader] = {
     "arrow": parquet.read_arrow,
     "html": html.read_html,
     "warc": warc.read_warc,
+    "hub": hub.read_hub,
     "python": _read_python,
 }
 _KINDS = {  # every other extension is text
@@ -57,16 +61,42 @@ def units(source: str, config: DataPrepareConfig, intake: Intake) -> list[Unit]:
 
     Raises DataError: missing, unreadable, nothing to read, a hub that can't be reached.
     """
-    if source == PYTHON:
-        return [Unit(source, PYTHON, "python", PYTHON, PYTHON, group=PYTHON, max_documents=config.max_files, max_bytes=config.max_bytes,
-                     options=(("scope", config.python_corpus),))]  # fmt: skip
+    found = _elsewhere(source)
+    if found == PYTHON:
+        whole = Unit(source, PYTHON, "python", PYTHON, PYTHON, group=source, options=(("scope", config.python_corpus),))
+        return [replace(whole, max_documents=config.max_files, max_bytes=config.max_bytes)]
+    if isinstance(found, catalogue.Corpus):
+        limit = min((size for size in (found.max_bytes, config.max_bytes) if size is not None), default=None)
+        sets = [hub.parse(name) for name in found.sources(config.language)]
+        return [unit for one in sets for unit in hub.units(one, source, max_documents=config.max_files, max_bytes=limit)]
+    if found is not None:
+        return hub.units(hub.parse(source), source, max_documents=config.max_files, max_bytes=config.max_bytes)
     files = find_files(Path(source), intake)[: config.max_files]
     return [unit for file in files for unit in _plan(file, source, intake, config.max_bytes)]
 
 
+def _elsewhere(source: str) -> str | catalogue.Corpus | None:
+    """What a source is that is no path: the interpreter's corpus, a known one, a set of the hub. None: a path."""
+    if source == PYTHON or source.startswith(hub.PREFIX):
+        return source
+    corpus = catalogue.known(source)
+    if corpus is not None and Path(source).exists():
+        warn(f"{source} is read from the folder of that name; for the corpus of that name write hub:{corpus.id}")
+        return None
+    return corpus
+
+
+def about(source: str) -> tuple[str, str | None]:
+    """(what a source is, its licence where that is known), for reports."""
+    if source == PYTHON:
+        return describe(), LICENCE
+    corpus = None if Path(source).exists() else catalogue.known(source)
+    return (f"{source} (hub:{corpus.id}): {corpus.about}", corpus.licence) if corpus else (source, None)
+
+
 def input_files(source: str) -> list[Path]:
     """The local files that a source names now: none for what comes from a hub or with the interpreter."""
-    return [] if source == PYTHON else [file.path for file in find_files(Path(source), Intake())]
+    return [] if _elsewhere(source) else [file.path for file in find_files(Path(source), Intake())]
 
 
 def _plan(file: SourceFile, source: str, intake: Intake, max_bytes: int | None = None) -> list[Unit]:
