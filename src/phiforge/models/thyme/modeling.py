@@ -118,7 +118,7 @@ class ThymeModel(ThymePreTrainedModel):
         seen = past_key_values.seen if past_key_values is not None else 0
         if position_ids is None:
             position_ids = _positions(attention_mask, seen, input_ids)
-        reset = position_ids == 0
+        reset = _beginnings(position_ids, attention_mask)
         x = F.dropout(self.embed(input_ids, position_ids), self.config.dropout, self.training)
         finals = []
         for index, memory in enumerate(self.memories):
@@ -139,6 +139,15 @@ class ThymeModel(ThymePreTrainedModel):
     def _before(self, index: int) -> list[nn.Module]:
         each = self.config.depth_before
         return [] if self.config.form == "literal" else list(self.before[index * each : (index + 1) * each])
+
+
+def _beginnings(position_ids: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, T) where a text begins. A masked token inside one (generate() masks every pad id, and gives it position 0) begins nothing."""
+    begins = position_ids == 0
+    if mask is not None and mask.shape[1] >= begins.shape[1]:
+        length = begins.shape[1]
+        begins = begins & ((mask[:, -length:] != 0) | (mask.cumsum(-1)[:, -length:] == 0))
+    return begins
 
 
 def _positions(mask: Tensor | None, seen: int, input_ids: Tensor) -> Tensor:
