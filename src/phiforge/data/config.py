@@ -24,7 +24,9 @@ class DataPrepareConfig(Config):
         default=None, ge=1, description="read at most so many files (of a hub's set: books, articles) of each source"
     )
     max_bytes: int | None = Field(default=None, ge=1024, description="read at most so many bytes of text of each source")
-    text_column: str | None = Field(default=None, description="which column of records is the text; null = text, content, body, article, ...")
+    text_column: str | None = Field(
+        default=None, description="which column of records is the text; null = text, content, body, article, ..."
+    )
     language: list[str] | None = Field(
         default=None, description="keep documents in these languages (en, de, ...); null = any, not detected"
     )
