@@ -27,6 +27,9 @@ class ProtocolConfig(Config):
         min_length=1,
         description="keep: where a document begins, so does the context; join: text runs on over the border, without [bos] and [eos]",
     )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="most tokens predicted at each stride: whole batches, spread evenly over the text; none = all"
+    )
     trigram: bool = Field(default=True, description="measure a Witten-Bell trigram of the same tokens on the same windows")
 
     @field_validator("borders", mode="before")

@@ -74,19 +74,33 @@ class Windowed:
     restarts: bool  # whether a document begins inside any window
 
 
-def windows_of(stream: Stream, length: int, stride: int) -> Windowed:
-    """Whole windows of `length` predictions, `stride` apart. Raises DataError for a text shorter than one."""
+def windows_of(stream: Stream, length: int, stride: int, *, batch: int = 1, max_tokens: int | None = None) -> Windowed:
+    """Whole windows of `length` predictions, `stride` apart. Raises DataError for a text shorter than one.
+
+    max_tokens: most predictions; whole batches of `batch` windows in a row are kept (at least one), spread evenly over all.
+    """
     count = (len(stream.tokens) - 1 - length) // stride + 1
     if count < 1:
         raise DataError(
             f"{len(stream.tokens):,} held-out tokens don't fill one window of {length} (+ 1)", fix="more text, or a smaller protocol.length"
         )
-    at = np.arange(count)[:, None] * stride + np.arange(length + 1)  # (W, T+1)
+    at = _evenly(count, batch, max_tokens and max_tokens // length)[:, None] * stride + np.arange(length + 1)  # (W, T+1)
     begins = stream.begins[at[:, :-1]]
     begins[:, 0] = True
     within = np.arange(length)
     positions = within - np.maximum.accumulate(np.where(begins, within, 0), axis=1)
     return Windowed(stream.tokens[at], positions, stream.text[at[:, 1:]], bool(begins[:, 1:].any()))
+
+
+def _evenly(count: int, batch: int, most: int | None) -> np.ndarray:
+    """Which of `count` windows are read where only `most` may be: whole batches, evenly spaced."""
+    if most is None or count <= most:
+        return np.arange(count)
+    batches = -(-count // batch)
+    keep = max(1, most // batch)
+    first = np.arange(keep) * batches // keep * batch
+    at = (first[:, None] + np.arange(batch)).ravel()
+    return at[at < count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +217,7 @@ def measure(
         found |= {"tokens": int(stream.text.sum()), "bytes": stream.n_bytes, "bytes_per_token": stream.bytes_per_token}
         counted = trigram(borders) if trigram else None
         for stride in config.strides:
-            windows = windows_of(stream, config.length, stride)
+            windows = windows_of(stream, config.length, stride, batch=config.batch, max_tokens=config.max_tokens)
             nats = {"model": model_nats(model, windows, on_batch)}
             if counted is not None:
                 nats["trigram"] = ngram_nats(counted, windows)

@@ -194,7 +194,9 @@ def _windows(
     if config.protocol is None:
         return None
     asked = config.protocol
-    with console.progress("windows", sum(packed.n_tokens * asked.length // stride for stride in asked.strides) * len(asked.borders)) as bar:
+    most = asked.max_tokens or packed.n_tokens * asked.length
+    to_read = sum(min(most, packed.n_tokens * asked.length // stride) for stride in asked.strides) * len(asked.borders)
+    with console.progress("windows", to_read) as bar:
         return measure(asked, model, packed, _specials(tokenizer), trigram if asked.trigram else None, bar.advance)
 
 

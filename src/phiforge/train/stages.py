@@ -7,6 +7,7 @@ from pathlib import Path
 from phiforge.core.errors import ConfigError
 from phiforge.core.stages import Role, Stage
 from phiforge.models.sizes import PRESETS, resolve
+from phiforge.models.thyme.spec import ThymeSpec, resolve_thyme
 from phiforge.train.config import PretrainConfig
 from phiforge.train.finetune_config import FinetuneConfig
 
@@ -16,6 +17,10 @@ def _new_model_fits(config: PretrainConfig, roles: frozenset[str]) -> None:
     if "model" in roles:
         return
     spec = config.model
+    if isinstance(spec, ThymeSpec):  # reads a row of any length
+        if spec.vocab_size:
+            resolve_thyme(spec)
+        return
     if spec.width and spec.depth and not spec.vocab_size:
         spec = spec.model_copy(update={"vocab_size": 512})  # any will do: the shape doesn't depend on it
     known = spec.vocab_size or spec.size in PRESETS

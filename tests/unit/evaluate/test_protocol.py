@@ -86,6 +86,18 @@ def test_overlapping_windows_read_twice_what_disjoint_ones_read_once() -> None:
     np.testing.assert_array_equal(np.concatenate([once.tokens[0, :1], once.tokens[:, 1:].ravel()]), stream.tokens[: 64 * 7 + 1])
 
 
+@pytest.mark.parametrize("most", [1, 100, 300, 10_000])
+def test_a_part_is_whole_batches_from_all_of_the_text(most: int) -> None:
+    stream = Stream.of(packed(9, [2000]), SPECIALS, "join")
+    whole, part = windows_of(stream, 16, 8), windows_of(stream, 16, 8, batch=4, max_tokens=most)
+    rows = {row.tobytes(): index for index, row in enumerate(whole.tokens)}
+    at = [rows[row.tobytes()] for row in part.tokens]
+    assert len(at) * 16 <= max(most, 4 * 16) and at == sorted(set(at)) and (len(at) % 4 == 0 or len(at) == len(whole.tokens))
+    assert all(at[i] + 1 == at[i + 1] for i in range(len(at) - 1) if i % 4 != 3)
+    if most == 300:
+        assert at[0] == 0 and at[-1] > 0.7 * len(whole.tokens)
+
+
 @pytest.mark.parametrize(("tokens", "logits"), [(16, 1 << 20), (4096, 1), (4096, 40 * VOCABULARY)])
 def test_how_many_windows_go_together_does_not_show(monkeypatch: pytest.MonkeyPatch, tokens: int, logits: int) -> None:
     cut = windows_of(Stream.of(packed(2, [60, 30]), SPECIALS, "keep"), 16, 8)
