@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2.sandbox
 
@@ -15,6 +15,9 @@ from phiforge.core.errors import ConfigError, DataError
 from phiforge.data.chat import PLAIN, TEMPLATES, encode_chat, template_of
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.generate.config import SamplingConfig
+
+if TYPE_CHECKING:
+    from phiforge.models.thyme.state import ThymeState
 
 
 class EngineBackend(BackendBase):
@@ -34,6 +37,7 @@ class EngineBackend(BackendBase):
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: the model can't be read: {str(error).splitlines()[0]}") from None
         self.engine = Engine(model.to(device()).eval())
+        self.memory: ThymeState | None = None  # what a constant-state model has read; every answer goes on from it
         self.stop_ids = _stop_ids(folder, self.tokenizer)
         template = template_of(self.tokenizer)
         self.chats = self.tokenizer.chat_template is not None and template is not PLAIN
@@ -51,14 +55,42 @@ class EngineBackend(BackendBase):
             kept = max(1, context - min(sampling.max_new_tokens, context // 2))
             console.warn(f"the text has {len(ids):,} tokens and the model reads {context:,}: only the last {kept:,} are read")
             ids = ids[-kept:]
-        for piece in self.engine.stream(ids, sampling, stop_ids=self.stop_ids, tokenizer=_Text(self.tokenizer)):
+        text = _Text(self.tokenizer)
+        for piece in self.engine.stream(ids, sampling, stop_ids=self.stop_ids, tokenizer=text, state=self.memory):
             if piece.text:
                 yield piece.text
 
+    def remember(self, text: str) -> int:
+        """Read a text into the memory of a constant-state model, after what is in it already; how many tokens that was.
+
+        Raises ConfigError for a model that has no such memory.
+        """
+        ids = self._ids(text)
+        if ids:
+            self.memory = self.engine.read(ids, self.memory)
+        return len(ids)
+
+    def save_memory(self, path: Path) -> ThymeState:
+        """Write what was read to a file."""
+        if self.memory is None:
+            raise ConfigError("nothing has been read yet, so there is nothing to save", fix="/read FILE first")
+        self.memory.save(path)
+        return self.memory
+
+    def load_memory(self, path: Path) -> ThymeState:
+        """Remember what `save_memory` wrote, instead of anything read since. Raises DataError, ConfigError (another model's)."""
+        from phiforge.models.thyme.state import ThymeState
+
+        self.memory = ThymeState.load(path, self.engine.model)
+        return self.memory
+
     def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str) or not self.chats:
+            ids = self.tokenizer.encode(as_text(prompt)).tolist()
+            if self.memory is not None:  # the text goes on; it does not begin
+                return ids
             start = [self.tokenizer.bos_id] if self.tokenizer.add_bos else []
-            return (start + self.tokenizer.encode(as_text(prompt)).tolist()) or [self.tokenizer.bos_id]
+            return (start + ids) or [self.tokenizer.bos_id]
         template = template_of(self.tokenizer)
         if template is not None:
             return encode_chat(prompt, self.tokenizer, template, add_generation_prompt=True)[0].tolist()

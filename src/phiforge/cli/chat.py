@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phiforge.cli.stages import Json
 from phiforge.core import console
-from phiforge.core.errors import ConfigError
+from phiforge.core.errors import ConfigError, DataError, PhiforgeError
 
 if TYPE_CHECKING:
     from phiforge.backends.base import Backend
     from phiforge.generate.config import SamplingConfig
 
 _HELP = "/help  this list    /reset  forget the conversation    /quit  leave (so does Ctrl-D)"
+_MEMORY_HELP = "/read FILE  read a text once and answer from it    /save FILE, /load FILE  keep what was read, and go on from it"
 
 
 def chat(
@@ -79,7 +81,7 @@ def _talk(backend: Backend, system: str | None, sampling: SamplingConfig) -> Non
     messages = _opening(backend, system)
     console.headline(f"{backend.name}")
     console.say("It answers what you type." if backend.chats else "A base model: it continues what you type.")
-    console.say(_HELP)
+    _help(backend)
     while True:
         try:
             line = input("\n> ")
@@ -89,14 +91,60 @@ def _talk(backend: Backend, system: str | None, sampling: SamplingConfig) -> Non
         if line.strip() in ("/quit", "/exit"):
             return
         if line.strip() == "/help":
-            console.say(_HELP)
+            _help(backend)
         elif line.strip() == "/reset":
             messages = _opening(backend, system)
+            if hasattr(backend, "memory"):
+                backend.memory = None
             console.say("forgotten")
+        elif line.split(maxsplit=1)[:1] in (["/read"], ["/save"], ["/load"]):
+            _memory(backend, line)
         elif line.strip():
             messages.append({"role": "user", "content": line})
             answer = _say(backend, messages if backend.chats else line, sampling)
             messages.append({"role": "assistant", "content": answer})
+
+
+def _help(backend: Backend) -> None:
+    console.say(_HELP)
+    if _has_memory(backend):
+        console.say(_MEMORY_HELP)
+
+
+def _has_memory(backend: Any) -> bool:
+    """Whether what it reads can be kept: constant-state models in our own engine."""
+    return hasattr(backend, "memory") and hasattr(backend.engine.decoder, "begin")
+
+
+def _memory(backend: Any, line: str) -> None:
+    """/read, /save and /load; what goes wrong is one line, and the conversation goes on."""
+    command, _, name = line.strip().partition(" ")
+    try:
+        if not _has_memory(backend):
+            raise ConfigError(f"{command}: {backend.name} keeps no memory of its own", fix="models of family thyme do")
+        if not name.strip():
+            raise ConfigError(f"{command} needs a file", fix=f"{command} FILE")
+        path = Path(name.strip()).expanduser()
+        if command == "/read":
+            console.say(f"read {backend.remember(_text_of(path)):,} tokens; /save FILE keeps them in {backend.memory.nbytes:,} bytes")
+        elif command == "/save":
+            console.say(f"{path}: what {backend.save_memory(path).seen:,} tokens left behind")
+        else:
+            console.say(f"{path}: {backend.load_memory(path).seen:,} tokens remembered")
+    except PhiforgeError as error:
+        console.warn(str(error))
+    except OSError as error:
+        console.warn(f"{error.filename or name}: {error.strerror or error}")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text (byte {error.start:,})", fix="convert it to UTF-8") from None
+    if not text:
+        raise DataError(f"{path}: is empty", fix="give a text")
+    return text
 
 
 def _say(backend: Backend, request: Any, sampling: SamplingConfig) -> str:

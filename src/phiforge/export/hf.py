@@ -170,13 +170,17 @@ def _scores(model: Run) -> Iterator[str]:
 
 
 def _use(model: Run) -> Iterator[str]:
-    yield from ("## Use", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", "")
+    kind = str(_read_optional(model.model_dir / "config.json").get("model_type", ""))
+    ours = kind.startswith("phiforge_")
+    yield from ("## Use", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer")
+    yield from ("import phiforge.models.decoder  # makes this architecture known to transformers", "") if ours else ("",)
     yield from ('tokenizer = AutoTokenizer.from_pretrained("FOLDER")', 'model = AutoModelForCausalLM.from_pretrained("FOLDER")')
     yield from (
         'ids = tokenizer("Once", return_tensors="pt").input_ids',
         "print(tokenizer.decode(model.generate(ids, max_new_tokens=50)[0]))",
     )
-    yield from ("```", "", "For llama.cpp and Ollama: `phiforge export gguf RUN`.", "")
+    elsewhere = "A research architecture: llama.cpp and Ollama have no layout for it. `phiforge chat` runs it."
+    yield from ("```", "", elsewhere if ours else "For llama.cpp and Ollama: `phiforge export gguf RUN`.", "")
 
 
 def _limits(model: Run) -> Iterator[str]:

@@ -21,6 +21,7 @@ from transformers import (
 from phiforge.core.seeds import derive
 from phiforge.models import tapered
 from phiforge.models.sizes import DecoderShape
+from phiforge.models.thyme import modeling as _thyme  # noqa: F401  registers its classes, so that `load` knows them
 
 CLASSES: dict[type[PretrainedConfig], Any] = {
     Starcoder2Config: Starcoder2ForCausalLM,
