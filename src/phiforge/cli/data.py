@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,16 +31,53 @@ def prepare(words: Words = None, out: Out = None, resume: Resume = False, json: 
 def stats(
     path: Annotated[Path, typer.Argument(help="A data run, or a file or folder of text.")],
     json: Json = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write a page with pictures: stats.html in the run, or NAME-stats.html here.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the page to this file.", metavar="FILE.html")] = None,
+    least_share: Annotated[
+        float,
+        typer.Option("--least-share", min=0, max=1, help="Warn where a pole of an axiom has less than this share of the lexicon's hits."),
+    ] = 0.02,
+    sample_mb: Annotated[
+        float, typer.Option("--sample-mb", min=0.1, help="Count words in at most so many MB of text, drawn evenly from all of it.")
+    ] = 64,
 ) -> None:
-    """What is in a corpus: sizes, documents, duplicates, licences, personal data."""
-    from phiforge.core import console
-    from phiforge.data.stats import describe, rows
+    """What is in a corpus: sizes, duplicates, lengths, vocabulary, languages, axioms by source, licences, personal data."""
+    from phiforge.data.stats import measure
 
-    found = describe(path)
+    found = measure(path, sample_bytes=int(sample_mb * 1e6), least_share=least_share)
+    if html or out is not None:
+        _write_page(found, path, out)
     if json:
         typer.echo(json_module.dumps(found, ensure_ascii=False))
     else:
-        console.table(str(path), ["what", "value"], rows(found), result=True)
+        _show(found, path)
+
+
+def _write_page(found: dict[str, Any], path: Path, out: Path | None) -> None:
+    from phiforge.core import console
+    from phiforge.report.corpus import render_corpus
+
+    target = out or (path / "stats.html" if (path / "data.json").is_file() else Path(f"{path.resolve().name}-stats.html"))
+    console.say(f"page: {render_corpus(found, str(path), target)}", whole=True)
+
+
+def _show(found: dict[str, Any], path: Path) -> None:
+    from phiforge.core import console
+    from phiforge.data import stats_tables
+    from phiforge.report.blocks import picture
+
+    console.table(str(path), ["what", "value"], stats_tables.rows(found), result=True)
+    growth = found["measured"]["vocabulary"]["growth"]
+    if len(growth) > 4:
+        typer.echo("\nDifferent words over words read")
+        typer.echo("\n".join(picture(*zip(*growth, strict=True), unit="words", columns=60)))
+    for title, columns, lines in stats_tables.tables(found):
+        typer.echo("")
+        console.table(title, columns, lines, result=True)
+    for line in stats_tables.warnings(found):
+        console.warn(line)
 
 
 @tokenizer.command("train", context_settings=OPEN)

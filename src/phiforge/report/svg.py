@@ -61,6 +61,8 @@ class Chart:
     width: float = _WIDTH  # inches
     height: float = 2.7
     span: tuple[float, float] | None = None  # ends of the y axis, where several charts share one
+    x_ticks: tuple[tuple[float, str], ...] = ()  # places and labels of the x axis, where it isn't plain numbers
+    logarithmic: bool = False  # both axes: a power law is a straight line
 
 
 def look(index: int) -> tuple[str, tuple[float, ...]]:
@@ -95,7 +97,9 @@ def draw(chart: Chart) -> Markup:
             _line(axes, series, index if series.look is None else series.look)
         _levels(axes, chart)
         _borders(axes, chart)
-        if _wide_range(chart):
+        if chart.logarithmic:
+            axes.set_xscale("log")
+        if chart.logarithmic or _wide_range(chart):
             axes.set_yscale("log")
         if chart.span:
             axes.set_ylim(*chart.span)
@@ -198,12 +202,18 @@ def _wide_range(chart: Chart) -> bool:
 
 
 def _ticks(axes: Any, chart: Chart) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-    axes.xaxis.set_major_locator(
-        MaxNLocator(5 if chart.width > 4 else 3, integer=chart.x_label in ("step", "tokens"), steps=[1, 2, 2.5, 5, 10])
-    )
+    if chart.logarithmic:
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(
+            MaxNLocator(5 if chart.width > 4 else 3, integer=chart.x_label in ("step", "tokens"), steps=[1, 2, 2.5, 5, 10])
+        )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value) if value == int(value) else value)))
+    if chart.x_ticks:
+        axes.set_xticks([place for place, _ in chart.x_ticks], [label for _, label in chart.x_ticks])
     axes.set_xlabel(chart.x_label, color=_MUTED, fontsize=9.5, loc="right", labelpad=2)
     if axes.get_yscale() == "linear":
         axes.yaxis.set_major_locator(MaxNLocator(5))
