@@ -15,7 +15,7 @@ import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
@@ -45,6 +45,7 @@ class Config(BaseModel):
     """Base of every config: frozen, keyword-only, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False)
+    of_the_machine: ClassVar[frozenset[str]] = frozenset()  # fields that change how fast a result comes, not the result
 
 
 C = TypeVar("C", bound=Config)
@@ -293,6 +294,11 @@ def to_yaml(config: Config | Mapping[str, Any]) -> str:
     """YAML text with keys in the order of declaration."""
     data = to_data(config) if isinstance(config, Config) else dict(config)
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def identity(config: Config) -> str:
+    """Digest of what a config asks for: equal where the same result must come out, whatever the machine does it with."""
+    return digest({key: value for key, value in to_data(config).items() if key not in config.of_the_machine})
 
 
 def digest(data: Any) -> str:

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phiforge.core import atomic, console
-from phiforge.core.config import Config, digest, to_data, to_yaml
+from phiforge.core.config import Config, digest, identity, to_data, to_yaml
 from phiforge.core.errors import RunError
 from phiforge.core.gates import GateReport
 from phiforge.core.lock import is_live
@@ -124,10 +124,16 @@ class Run:
         config = Path(path) / "config.json"
         return os.path.isfile(config) and any(Path(path).glob("*.safetensors"))  # noqa: PTH113 - as above
 
+    @staticmethod
+    def is_tokenizer_folder(path: Path | str) -> bool:
+        """Whether `path` holds a tokenizer in Hugging Face's layout."""
+        return os.path.isfile(Path(path) / "tokenizer.json")  # noqa: PTH113 - as above
+
     @classmethod
     def can_be(cls, role: str, path: Path | str) -> bool:
-        """Whether `path` can stand for a parent: a run, or for a `model` a model folder too."""
-        return cls.is_run(path) or (role == "model" and cls.is_model_folder(path))
+        """Whether `path` can stand for a parent: a run, or for a `model` a model folder, for a `tokenizer` a tokenizer's folder too."""
+        folders = {"model": cls.is_model_folder, "tokenizer": cls.is_tokenizer_folder}
+        return cls.is_run(path) or (role in folders and folders[role](path))
 
     @classmethod
     def inside(cls, folder: Path | str, *, with_model: bool) -> list[str]:
@@ -332,7 +338,7 @@ def new_manifest(stage: str, config: Config, *, command: list[str] | None = None
         id=f"{stage.replace(' ', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         stage=stage,
         status="running",
-        config_hash=digest(data),
+        config_hash=identity(config),
         seed=seed if isinstance(seed, int) else None,
         command=command or [],
         started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -13,6 +13,8 @@ PYTHON = "python"  # the name of the default corpus
 
 class DataPrepareConfig(Config):
     """A corpus: where it comes from, how it is cleaned and split."""
+
+    of_the_machine: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     source: list[str] = Field(
         default=[PYTHON],
@@ -46,10 +48,13 @@ class DataPrepareConfig(Config):
     workers: Literal["auto"] | int = Field(
         default="auto", description="processes that read and clean; auto = one a core. The result is the same"
     )
+    part_bytes: int = Field(
+        default=1 << 24, ge=1 << 10, description="bytes of input that a worker takes at once: what is done again after a crash"
+    )
     split: Literal["document", "tail", "chunks"] = Field(
         default="document",
-        description="document: whole documents are held out; tail: exactly the last validation_fraction of the characters; chunks: random pieces"
-        " of about chunk_characters (text beside them is trained on: not for judging what a model does on unseen books)",
+        description="document: whole documents are held out; tail: exactly the last validation_fraction of the characters; chunks: random"
+        " pieces of about chunk_characters (text beside them is trained on: not for judging what a model does on unseen books)",
     )
     chunk_characters: int = Field(default=500, ge=50, description="length of the pieces of split=chunks, packed by paragraph")
     validation_fraction: float = Field(default=0.1, gt=0, le=0.5, description="share of the characters that is held out")

@@ -8,13 +8,15 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from phiforge.data.document import Document
 
-# name -> words that give it away, lower case (str.count is many times faster than a regex that ignores case)
+# name -> words that give it away, lower case
 LICENCES: dict[str, tuple[str, ...]] = {
     "SPDX tag": ("spdx-license-identifier",),
     "Creative Commons": ("creative commons", "creativecommons.org", "cc-by", "cc by-"),
@@ -29,6 +31,16 @@ LICENCES: dict[str, tuple[str, ...]] = {
     "public domain": ("public domain",),
     "copyright notice": ("copyright (c)", "copyright ©", "©"),
 }
+# Parts of those words: what holds none of them needs no second look. A search for one of them reads a gigabyte in half a second.
+_PARTS = ("licen", "creative", "cc-by", "cc by-", "all rights reserved", "gpl", "hereby granted", "redistribution", "public domain",
+          "copyright", "©")  # fmt: skip
+_WORDS = {
+    part.encode(): [(name, word.encode()) for name, words in LICENCES.items() for word in words if part in word and
+                    not any(earlier in word for earlier in _PARTS[:at])]
+    for at, part in enumerate(_PARTS)
+}  # fmt: skip
+PERSONAL = ("email", "IBAN", "credit card", "IP address", "phone number")
+KINDS = (*LICENCES, *PERSONAL)
 _EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}\b")
 _EXAMPLE_DOMAINS = re.compile(r"@(?:.*\.)?(?:example|test|invalid|localhost)(?:\.\w+)?$", re.I)
 _DIGITS = re.compile(r"[0-9](?:[0-9 .()-]{6,}|[0-9] ?[A-Z0-9]{4} ?[A-Z0-9]{4})")  # where a look is worth while
@@ -40,53 +52,93 @@ _PHONE = re.compile(
     r"|\(\d{3}\) ?\d{3}-\d{4}|\d{3}-\d{3}-\d{4})(?![\w-]|\.\d)"
 )
 MAX_EXAMPLES = 5
+_MARGIN = 80  # bytes looked at on both sides of digits: longer than any of those numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that was met `count` times in a document, and where first: "line 3: j***g"."""
+
+    kind: str
+    count: int
+    where: str
+
+
+def licence_findings(encoded: bytes) -> list[Finding]:
+    """Licence hints in a text (UTF-8) as it came, before a header is taken off."""
+    lower = encoded.lower()
+    found: dict[str, tuple[int, int]] = {}
+    for part, words in _WORDS.items():
+        if part not in lower:
+            continue
+        for name, word in words:
+            count = lower.count(word)
+            if count:
+                before, first = found.get(name, (0, len(lower)))
+                found[name] = (before + count, min(first, lower.find(word)))
+    return [Finding(name, *_at(found[name], encoded)) for name in LICENCES if name in found]
+
+
+def _at(found: tuple[int, int], encoded: bytes) -> tuple[int, str]:
+    return found[0], _line(encoded, found[1])
+
+
+def _line(encoded: bytes, at: int) -> str:
+    number = encoded.count(b"\n", 0, at) + 1
+    return f"line {number}"
+
+
+def personal_findings(encoded: bytes) -> list[Finding]:
+    """What looks like personal data in a text (UTF-8), the values blacked out."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for kind, at, value in _personal(encoded):
+        counts[kind] += 1
+        if kind not in first:
+            first[kind] = f"{_line(encoded, at)}: {redact(value)}"
+    return [Finding(kind, count, first[kind]) for kind, count in counts.items()]
 
 
 @dataclass
 class Flags:
     """Counts over all documents scanned so far, with places to look at."""
 
-    licences: Counter[str] = field(default_factory=Counter)
-    personal: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     documents: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def scan_licences(self, document: Document) -> None:
         """Count the licence hints of a text as it came (before a header is taken off)."""
-        lower = document.text.lower()
-        for name, words in LICENCES.items():
-            count = sum(lower.count(word) for word in words)
-            if count:
-                self.licences[name] += count
-                first = min(at for at in (lower.find(word) for word in words) if at >= 0)
-                self._example(name, document, first, "")
+        self.add(licence_findings(document.text.encode("utf-8")), document.source)
 
     def scan_personal(self, document: Document) -> None:
         """Count what looks like personal data in a text."""
-        found: Counter[str] = Counter()
-        for kind, at, value in personal_data(document.text):
-            found[kind] += 1
-            self._example(kind, document, at, redact(value), first=found[kind] == 1)
-        self.personal.update(found)
+        self.add(personal_findings(document.text.encode("utf-8")), document.source)
 
-    def _example(self, name: str, document: Document, at: int, shown: str, *, first: bool = True) -> None:
-        if first:
-            self.documents[name] += 1
-        held = self.examples.setdefault(name, [])
-        if first and len(held) < MAX_EXAMPLES:
-            line = document.text.count("\n", 0, at) + 1
-            held.append(f"{document.source}, line {line}" + (f": {shown}" if shown else ""))
+    def add(self, findings: Iterable[Finding], source: str) -> None:
+        """Count what one document holds."""
+        for finding in findings:
+            self.counts[finding.kind] += finding.count
+            self.documents[finding.kind] += 1
+            self.example(finding.kind, f"{source}, {finding.where}")
+
+    def example(self, kind: str, where: str) -> None:
+        """Keep a place to look at, as long as there are few."""
+        held = self.examples.setdefault(kind, [])
+        if len(held) < MAX_EXAMPLES:
+            held.append(where)
 
     def report(self) -> dict[str, Any]:
         """For data.json."""
 
-        def block(counts: Counter[str]) -> dict[str, Any]:
+        def block(kinds: Iterable[str]) -> dict[str, Any]:
+            met = Counter({kind: self.counts[kind] for kind in kinds if self.counts[kind]})
             return {
-                name: {"count": count, "documents": self.documents[name], "examples": self.examples.get(name, [])}
-                for name, count in counts.most_common()
+                kind: {"count": count, "documents": self.documents[kind], "examples": self.examples.get(kind, [])}
+                for kind, count in met.most_common()
             }
 
-        return {"licences": block(self.licences), "personal_data": block(self.personal)}
+        return {"licences": block(LICENCES), "personal_data": block(PERSONAL)}
 
 
 def personal_data(text: str) -> Iterator[tuple[str, int, str]]:
@@ -94,13 +146,60 @@ def personal_data(text: str) -> Iterator[tuple[str, int, str]]:
 
     Addresses in domains reserved for examples, and private or reserved IP addresses, do not count.
     """
-    at = text.find("@")
+    encoded = text.encode("utf-8")
+    for kind, at, value in _personal(encoded):
+        yield kind, len(encoded[:at].decode("utf-8", errors="ignore")), value
+
+
+def _personal(encoded: bytes) -> Iterator[tuple[str, int, str]]:
+    """`personal_data` of UTF-8 bytes, positions in bytes."""
+    at = encoded.find(b"@")
     while at >= 0:  # a regex over the whole text would try every word
-        near = _EMAIL.finditer(text, max(0, at - 65), at + 260)
-        match = next((m for m in near if m.start() < at < m.end()), None)
+        low, near = _window(encoded, at - 130, at + 260)
+        match = next((m for m in _EMAIL.finditer(near) if _bytes(near, m.start()) < at - low < _bytes(near, m.end())), None)
         if match and not _EXAMPLE_DOMAINS.search(match.group()):
-            yield "email", match.start(), match.group()
-        at = text.find("@", at + 1)
+            yield "email", low + _bytes(near, match.start()), match.group()
+        at = encoded.find(b"@", at + 1)
+    for begin, end in _dense(encoded):
+        low, near = _window(encoded, begin, end)
+        for kind, start, value in _numbers(near):
+            yield kind, low + _bytes(near, start), value
+
+
+def _bytes(text: str, at: int) -> int:
+    return len(text[:at].encode("utf-8"))
+
+
+def _window(encoded: bytes, low: int, high: int) -> tuple[int, str]:
+    """(where it begins, text) of a piece of `encoded`; characters that are cut at its ends are left out."""
+    low = max(0, low)
+    while low < len(encoded) and encoded[low] & 0xC0 == 0x80:
+        low += 1
+    return low, encoded[low:high].decode("utf-8", errors="ignore")
+
+
+def _dense(encoded: bytes) -> list[tuple[int, int]]:
+    """Where digits stand so close that a number of the kinds we look for may be there: 8 of them within 40 bytes, or d.d.d."""
+    text = np.frombuffer(encoded, np.uint8)
+    digits = np.flatnonzero((text - np.uint8(48)) < 10)  # wraps below "0"
+    if len(digits) < 4:
+        return []
+    many = np.flatnonzero(digits[7:] - digits[:-7] <= 40)
+    dots = digits[:-1][(np.diff(digits) == 2) & (text[np.minimum(digits[:-1] + 1, len(text) - 1)] == ord("."))]
+    near = np.flatnonzero(dots[2:] - dots[:-2] <= 8)
+    begins = np.concatenate([digits[many], dots[near]])
+    ends = np.concatenate([digits[many + 7], dots[near + 2]])
+    order = np.argsort(begins, kind="stable")
+    spans: list[tuple[int, int]] = []
+    for begin, end in zip((begins[order] - _MARGIN).tolist(), (ends[order] + _MARGIN).tolist(), strict=True):
+        if spans and begin <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        else:
+            spans.append((begin, end))
+    return spans
+
+
+def _numbers(text: str) -> Iterator[tuple[str, int, str]]:
     taken = -1
     for rough in _DIGITS.finditer(text):
         low, high = max(0, rough.start() - 5), rough.end() + 40  # an IBAN goes on with letters

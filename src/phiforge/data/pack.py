@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from phiforge.core.atomic import writing
+from phiforge.core.atomic import atomic_dir, writing
 from phiforge.core.console import warn
 from phiforge.core.errors import DataError, PreflightError
 from phiforge.core.hardware import preflight_disk
@@ -56,12 +56,12 @@ def pack(documents: Iterable[Document], tokenizer: Tokenizer, cache_dir: Path | 
     key, n_bytes = content_key(documents, tokenizer, template)
     if not n_bytes:
         raise DataError("there is no text to pack", fix="give at least one document that is not empty")
-    return cached(key, cache_dir, 4 * n_bytes, lambda folder: _write(folder, documents, tokenizer))
+    return cached(key, cache_dir, 4 * n_bytes, lambda folder: write_packed(folder, documents, tokenizer))
 
 
 def content_key(documents: Iterable[Document], tokenizer: Tokenizer, template: str) -> tuple[str, int]:
     """(cache key, UTF-8 bytes of all texts)."""
-    digest = hashlib.sha256(json.dumps([VERSION, tokenizer.fingerprint, tokenizer.bos_id, tokenizer.eos_id, template]).encode())
+    digest = _key([], tokenizer, template)
     n_bytes = 0
     for document in documents:
         text = document.text.encode("utf-8")
@@ -95,10 +95,7 @@ def _make(place: Path, write: Callable[[Path], dict[str, Any]]) -> None:
     temporary = _aside(place)
     temporary.mkdir()
     try:
-        facts = {**write(temporary), "key": place.name, "version": VERSION}
-        names = sorted(path.name for path in temporary.iterdir())
-        facts["files"] = {name: [(temporary / name).stat().st_size, checksum(temporary / name)] for name in names}
-        (temporary / "packed.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        _fill(temporary, place.name, write)
         _sync(temporary)
         try:
             temporary.rename(place)
@@ -107,6 +104,29 @@ def _make(place: Path, write: Callable[[Path], dict[str, Any]]) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(folder: Path, key: str, write: Callable[[Path], dict[str, Any]]) -> None:
+    facts = {**write(folder), "key": key, "version": VERSION}
+    names = sorted(path.name for path in folder.iterdir())
+    facts["files"] = {name: [(folder / name).stat().st_size, checksum(folder / name)] for name in names}
+    (folder / "packed.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def save_packed(place: Path, key: str, write: Callable[[Path], dict[str, Any]]) -> None:
+    """Make the folder `place`, or make it anew: `write(folder) -> facts` fills it."""
+    with atomic_dir(place) as folder:
+        _fill(folder, key, write)
+
+
+def split_key(sha256: str, tokenizer: Tokenizer, template: str = "") -> str:
+    """The key of one side of a data run, packed: from the sha256 in its report, so that no text need be read to know it."""
+    return _key(["side", sha256], tokenizer, template).hexdigest()[:32]
+
+
+def _key(first: list[Any], tokenizer: Tokenizer, template: str) -> Any:
+    parts = [VERSION, tokenizer.fingerprint, tokenizer.bos_id, tokenizer.eos_id, template, *first]
+    return hashlib.sha256(json.dumps(parts).encode())
 
 
 def _aside(place: Path) -> Path:
@@ -167,7 +187,8 @@ class ShardWriter:
         }
 
 
-def _write(folder: Path, documents: Iterable[Document], tokenizer: Tokenizer) -> dict[str, Any]:
+def write_packed(folder: Path, documents: Iterable[Document], tokenizer: Tokenizer) -> dict[str, Any]:
+    """The files of a shard, on as many threads as there are cores; its counts."""
     shard = ShardWriter(folder, tokenizer.vocab_size)
     bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
     for batch in _batches(documents):

@@ -23,6 +23,11 @@ def order(seed: int, name: Hashable) -> bytes:
     return hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
 
 
+def place(seed: int, name: Hashable) -> int:
+    """`order` as a number below 2^64: the share of names below f * 2^64 is about f."""
+    return int.from_bytes(order(seed, name)[:8], "big")
+
+
 def hold_out(items: Sequence[tuple[str, int]], fraction: float, seed: int) -> set[str] | None:
     """Names whose sizes make up about `fraction` of all; None when whole items give no fair share.
 

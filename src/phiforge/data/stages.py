@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from phiforge.core.stages import Role, Stage
-from phiforge.data.config import PYTHON, DataPrepareConfig, TokenizerTrainConfig
+from phiforge.data.config import DataPrepareConfig, TokenizerTrainConfig
 
 
 def _files(config: DataPrepareConfig) -> list[Path]:
     """The files that the sources name now. Imported here: reading needs zstandard, listing stages does not."""
-    from phiforge.data.sources import Intake, find_files
+    from phiforge.data.sources import input_files
 
-    return [file.path for source in config.source if source != PYTHON for file in find_files(Path(source), Intake())]
+    return [path for source in config.source for path in input_files(source)]
 
 
 def _gpt2(config: TokenizerTrainConfig) -> list[Path]:
@@ -26,6 +26,7 @@ STAGES = (
         about="texts -> clean, deduplicated training and validation documents, with a report",
         config=DataPrepareConfig,
         body="phiforge.data.prepare:run",
+        roles=(Role(name="tokenizer", about="a `tokenizer train` run or a tokenizer's folder: tokens are made too", required=False),),
         inputs=_files,
     ),
     Stage(

@@ -1,4 +1,4 @@
-"""One pass over the sources: documents cleaned and deduplicated, everything that was met counted. `prepare` and `stats` share it."""
+"""One pass over the sources in this process, nothing written: documents cleaned and deduplicated, everything that was met counted."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from phiforge.core.console import warn
-from phiforge.data.config import PYTHON, DataPrepareConfig
+from phiforge.data.cleaning import Cleaner
+from phiforge.data.config import DataPrepareConfig
 from phiforge.data.document import Document
-from phiforge.data.filters import strip_gutenberg
 from phiforge.data.flags import Flags
-from phiforge.data.python_corpus import LICENCE, describe, read_python
-from phiforge.data.sources import Intake, read_source
+from phiforge.data.sources import Intake, Limits, about, nothing_read, read_unit, units
 
 _SAMPLES = 5
 
@@ -52,7 +49,7 @@ class Survey:
 
     def __init__(self, config: DataPrepareConfig) -> None:
         self.config = config
-        self.intake = Intake(config.encoding_errors, config.max_document_bytes, config.max_line_bytes)
+        self.intake, self._cleaner = Intake.of(config), Cleaner(config)
         self.flags = Flags()
         self.sources: list[SourceCount] = []
         self.dropped: Counter[str] = Counter()
@@ -66,7 +63,7 @@ class Survey:
     def documents(self) -> Iterator[Document]:
         """The kept documents, in the order of the sources. Raises DataError."""
         for name in self.config.source:
-            count = SourceCount(name, describe() if name == PYTHON else name, LICENCE if name == PYTHON else None)
+            count = SourceCount(name, *about(name))
             self.sources.append(count)
             for document in self._read(name):
                 kept = self._clean(document)
@@ -76,36 +73,38 @@ class Survey:
                     yield kept
 
     def _read(self, name: str) -> Iterator[Document]:
-        if name != PYTHON:
-            return read_source(Path(name), self.intake)
-        if Path(name).exists():
-            warn("source=python is the default corpus; for the file or folder of that name write ./python")
-        return read_python(self.config.python_corpus)
+        found, limits = False, Limits()
+        for unit in units(name, self.config, self.intake):
+            if limits.full(unit):
+                continue
+            for document in read_unit(unit, self.intake):
+                if not limits.admit(unit, len(document.text.encode("utf-8"))):
+                    break
+                found = True
+                yield document
+        if not found:
+            raise nothing_read(name, self.intake)
 
     def _clean(self, document: Document) -> Document | None:
-        self.flags.scan_licences(document)
-        if self.config.strip_gutenberg:
-            text, stripped = strip_gutenberg(document.text)
-            if stripped:
-                self.gutenberg += 1
-                document = Document.of(text, document.source)
-        bare = document.text.strip()
-        if not bare:
-            self._drop("empty", document)
+        cleaned = self._cleaner(document)
+        self.flags.add(cleaned.licences, document.source)
+        self.gutenberg += cleaned.stripped
+        if cleaned.reason:
+            self._drop(cleaned.reason, document)
             return None
-        key = int.from_bytes(hashlib.sha256(bare.encode("utf-8")).digest()[:8], "little")
+        key = int.from_bytes(hashlib.sha256(cleaned.text.strip().encode("utf-8")).digest()[:8], "little")
         if key in self._seen and self.config.deduplicate:
             self._drop("duplicate", document)
             return None
         self._seen.add(key)
-        return document
+        self.flags.add(cleaned.personal, document.source)
+        return Document.of(cleaned.text, document.source) if cleaned.stripped else document
 
     def _drop(self, reason: str, document: Document) -> None:
         self.dropped[reason] += 1
         self.dropped_examples.setdefault(reason, document.source)
 
     def _note(self, document: Document) -> None:
-        self.flags.scan_personal(document)
         self.lengths.append(len(document.text))
         if len(document.text) > self.longest[0]:
             self.longest = (len(document.text), document.source)

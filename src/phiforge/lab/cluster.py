@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from phiforge.core import atomic
-from phiforge.core.config import build, digest, to_data, to_yaml
+from phiforge.core.config import build, identity, to_yaml
 from phiforge.core.errors import DataError, FolderInUse, PhiforgeError, PreflightError
 from phiforge.core.lock import Lock
 from phiforge.core.parallel import local_processes, run_all
@@ -148,7 +148,7 @@ def take_back(returned: Returned, task: Task) -> None:
         if manifest.inputs:
             files = stage.inputs(config)
             manifest.inputs = {str(file): sha256 for file, sha256 in zip(files, manifest.inputs.values(), strict=True)}
-        manifest.config_hash = digest(to_data(config))
+        manifest.config_hash = identity(config)
         atomic.write_text(runs[step.name] / CONFIG, to_yaml(config))
         atomic.write_json(runs[step.name] / MANIFEST, manifest.model_dump(mode="json"))
 

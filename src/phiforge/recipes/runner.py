@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from phiforge.core import atomic, console, hardware
-from phiforge.core.config import Config, build, digest, to_data
+from phiforge.core.config import Config, build, identity, to_data
 from phiforge.core.errors import ConfigError, DataError, Interrupted, PhiforgeError, RunError
 from phiforge.core.lock import Lock
 from phiforge.core.runs import METRICS, Manifest, Run, RunWriter, launch_token, new_manifest, own_files, rank
@@ -231,7 +231,7 @@ def _refuse_other(old: Run, stage: Stage, config: Config, parents: dict[str, Run
         raise ConfigError(f"{old.path}: holds a {old.manifest.stage} run, not a {stage.name} run", fix="choose another --out")
     if old.status == "failed" and not any((old.path / "checkpoints").glob("checkpoint-*")):
         return  # nothing in it is worth keeping: a mistake put right may use the folder
-    if old.manifest.config_hash != digest(to_data(config)):
+    if old.manifest.config_hash != identity(config):
         changed = [key for key, value in to_data(config).items() if old.config.get(key) != value]
         raise ConfigError(
             f"{old.path}: holds a run with another config (it differs in {', '.join(changed) or 'older keys'})",
@@ -252,7 +252,7 @@ def _is_done(out: Path, stage: Stage, config: Config, parents: dict[str, Run], i
     return (
         old.status == "complete"
         and old.stage == stage.name
-        and old.config_hash == digest(to_data(config))
+        and old.config_hash == identity(config)
         and old.inputs == inputs
         and {role: parent.fingerprint for role, parent in old.parents.items()} == {role: run.fingerprint for role, run in parents.items()}
         and all((out / name).is_file() and (out / name).stat().st_size == made.bytes for name, made in old.artefacts.items())

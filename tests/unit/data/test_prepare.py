@@ -15,7 +15,7 @@ from phiforge.core.config import build
 from phiforge.core.errors import ConfigError, DataError
 from phiforge.core.runs import RunWriter, new_manifest
 from phiforge.data import prepare as stage
-from phiforge.data import split, stats
+from phiforge.data import split, stats, stats_tables
 from phiforge.data.config import DataPrepareConfig
 from phiforge.data.document import Document, DocumentFile, content_id, write_documents
 from phiforge.data.prepare import read_split
@@ -203,7 +203,7 @@ def test_the_report_and_its_table(tmp_path: Path) -> None:
     assert {key: fresh[key] for key in ("documents", "characters", "bytes", "personal_data")} == {
         key: report[key] for key in ("documents", "characters", "bytes", "personal_data")
     }
-    table = {row[0]: row[1] for row in stats.rows(report)}
+    table = {row[0]: row[1] for row in stats_tables.rows(report)}
     assert table["documents"] == "20" and "held out" in table["split"] and "20 in 20 documents" in table["personal data: email"]
 
 
