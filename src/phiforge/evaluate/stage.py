@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
+import phiforge.models.thyme.modeling  # noqa: F401 - makes transformers know the family
 from phiforge.core import atomic, console, hardware
 from phiforge.core.errors import ConfigError, DataError, PhiforgeError, RunError
 from phiforge.core.runs import Run, RunWriter
