@@ -65,7 +65,7 @@ def _walk(root: Path, intake: Intake) -> Iterator[SourceFile]:
     """In depth, without recursion: a folder may be nested deeper than Python's stack."""
     layout = layout_of(root)
     name = as_text(root.resolve().name)
-    seen: set[str] = set()
+    seen: set[tuple[int, int]] = set()
     waiting = [root]
     while waiting:
         path = waiting.pop()
@@ -75,12 +75,12 @@ def _walk(root: Path, intake: Intake) -> Iterator[SourceFile]:
                 yield file
             if file != _FOLDER:
                 continue
-        real = os.path.realpath(path)
-        if real in seen:
-            intake.skip("folder reached twice through a link", as_text(str(path)))
-            continue
-        seen.add(real)
         try:
+            found = path.stat()
+            if (found.st_dev, found.st_ino) in seen:
+                intake.skip("folder reached twice through a link", as_text(str(path)))
+                continue
+            seen.add((found.st_dev, found.st_ino))
             below = sorted(entry.name for entry in os.scandir(path))
         except OSError as error:
             if path == root:

@@ -69,9 +69,9 @@ def read_lines_between(path: Path, start: int, stop: int | None, *, limit: int, 
     So neighbouring ranges give every line once, wherever the borders fall.
     """
     begin = max(start - 1, 0)
-    lines = split_lines(
-        read_bytes(path, begin), limit=limit, too_long=too_long, position=begin, first=0 if start else 1, drop_first=start > 0
-    )
+    cut = start > 0  # what comes before the first line end belongs to the range before
+    pieces = read_bytes(path, begin)
+    lines = split_lines(pieces, limit=limit, too_long=too_long, position=begin, first=int(not cut), drop_first=cut, stop=stop)
     for number, position, line in lines:
         if stop is not None and position >= stop:
             return
@@ -79,24 +79,34 @@ def read_lines_between(path: Path, start: int, stop: int | None, *, limit: int, 
 
 
 def split_lines(
-    pieces: Iterator[bytes], *, limit: int, too_long: LongLine, position: int = 0, first: int = 1, drop_first: bool = False
+    pieces: Iterator[bytes],
+    *,
+    limit: int,
+    too_long: LongLine,
+    position: int = 0,
+    first: int = 1,
+    drop_first: bool = False,
+    stop: int | None = None,
 ) -> Iterator[tuple[int, int, bytes]]:
     """(number, position of its first byte, line without its end).
 
     A line of more than `limit` bytes is never held: `too_long(number, position)` is told once, and may raise; else it is left out.
+    Of a line that is left out nothing from `stop` on is read, so that many ranges of one giant line do not each read all of it.
     """
-    number, size, lost = first, 0, False
+    number, size, lost = first, 0, drop_first
     begun: list[bytes] = []  # parts of a line whose end has not come yet
     for piece in pieces:
+        if lost and b"\n" not in piece:  # on to the end of a line that is left out
+            size += len(piece)
+            if stop is not None and position + size >= stop:
+                return
+            continue
         head, *others = piece.split(b"\n")
         size += len(head)
-        if size > limit or lost or (drop_first and number == first):
-            if size > limit and not lost and not (drop_first and number == first):
-                too_long(number, position)
-            lost = True
-            begun = []
-        else:
-            begun.append(head)
+        begun.append(head)
+        if size > limit and not lost:
+            too_long(number, position)
+            lost, begun = True, []
         if not others:
             continue
         if not lost:

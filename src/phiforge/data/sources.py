@@ -19,7 +19,7 @@ from phiforge.data.folders import WANTED, find_files
 from phiforge.data.formats import html, json_list, jsonl, parquet, tables, text, warc
 from phiforge.data.formats.compressed import Damaged
 from phiforge.data.python_corpus import LICENCE, describe, read_python
-from phiforge.data.reading import COMPRESSED, why
+from phiforge.data.reading import COMPRESSED, read_bytes, why
 from phiforge.data.unit import Intake, Limits, SourceFile, Unit, within
 
 __all__ = ["Intake", "Limits", "SourceFile", "Unit", "about", "find_files", "input_files", "nothing_read"]
@@ -167,7 +167,27 @@ def read_unit(unit: Unit, intake: Intake) -> Iterator[Document]:
             raise
         intake.skip(damage.reason, f"{unit.label}: {damage.what}")
         return
+    except DataError:
+        damage = _damage_of(unit)
+        if damage is None:
+            raise
+        if unit.named:
+            raise damage from None
+        intake.skip(damage.reason, f"{unit.label}: {damage.what}")
+        return
     _refuse_changed(unit, intake)
+
+
+def _damage_of(unit: Unit) -> Damaged | None:
+    """Whether what looks like broken text comes of a broken packed file, whose checksum shows it only at its end."""
+    if unit.kind == "hub" or Path(unit.path).suffix.lower() not in COMPRESSED:
+        return None
+    try:
+        for _ in read_bytes(Path(unit.path)):
+            pass
+    except Damaged as damage:
+        return damage
+    return None
 
 
 def _refuse_changed(unit: Unit, intake: Intake) -> None:

@@ -13,7 +13,7 @@ import zstandard
 from phiforge.core.errors import DataError
 
 PIECE = 1 << 18
-_OUT = PIECE * 4
+_OUT = 1 << 16  # unpacked at once: what is unpacked together with damage is lost
 _SIP = 1 << 10  # a zstandard block of 4 bytes may stand for 128 KiB and the library gives out all at once: so it gets little at once
 _XZ_MEMORY = 1 << 28  # xz -9 wants 65 MiB to unpack; a header may claim 4 GiB
 BOMB_RATIO, BOMB_BYTES = 250, 1 << 30  # text packs 2 to 10 times, tables and logs up to 60
