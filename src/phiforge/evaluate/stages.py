@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from phiforge.core.stages import Role, Stage
 from phiforge.evaluate.config import EvaluateConfig
+from phiforge.evaluate.memory_config import MemoryConfig
 
 EVALUATE = Stage(
     name="evaluate",
@@ -15,4 +16,16 @@ EVALUATE = Stage(
         Role(name="data", about="a `data prepare` run: the held-out documents, and the training documents for the baselines"),
     ),
 )
-STAGES = (EVALUATE,)
+MEMORY = Stage(
+    name="memory",
+    about="what a model does with text that lies far back: bits per byte by place, and needles",
+    config=MemoryConfig,
+    body="phiforge.evaluate.memory:run",
+    roles=(
+        Role(name="model", about="a run with a model in it"),
+        Role(name="data", about="a `data prepare` run: the held-out documents"),
+        Role(name="reference", about="a run whose model is measured beside it, an attention decoder for example", required=False),
+        Role(name="recall", about="a `recall` run, for one report of all", required=False),
+    ),
+)
+STAGES = (EVALUATE, MEMORY)

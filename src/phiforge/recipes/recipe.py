@@ -21,7 +21,19 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from phiforge.core.config import ALIASES, Config, build, config_types, load_yaml, merge, nearest, nest, parse_yaml, with_aliases
+from phiforge.core.config import (
+    ALIASES,
+    Config,
+    build,
+    config_type,
+    config_types,
+    load_yaml,
+    merge,
+    nearest,
+    nest,
+    parse_yaml,
+    with_aliases,
+)
 from phiforge.core.errors import ConfigError
 from phiforge.core.runs import Run
 from phiforge.core.stages import Stage
@@ -33,17 +45,17 @@ _SHARED_STAGES = ("data prepare", "tokenizer train")
 
 
 # What the runs of a stage can be to later ones; all other stages make models.
-_ROLE_OF = {"data prepare": "data", "tokenizer train": "tokenizer", "evaluate": None}
+_ROLE_OF = {"data prepare": "data", "tokenizer train": "tokenizer", "recall": "recall", "evaluate": None, "memory": None}
 
 
 def role_of(stage: str) -> str | None:
-    """What a run of `stage` is to later ones: data, tokenizer, model; None where it is nothing to them."""
+    """What a run of `stage` is to later ones: data, tokenizer, recall, model; None where it is nothing to them."""
     return _ROLE_OF.get(stage, "model")
 
 
 def stands_for(role: str, stage: str) -> bool:
-    """Whether a run of `stage` can be a `role`. Roles other than data and tokenizer are models."""
-    return role_of(stage) == (role if role in ("data", "tokenizer") else "model")
+    """Whether a run of `stage` can be a `role`. Roles other than data, tokenizer and recall are models."""
+    return role_of(stage) == (role if role in ("data", "tokenizer", "recall") else "model")
 
 
 class Step(Config):
@@ -157,10 +169,10 @@ def override(recipe: Mapping[str, Any], keys: Mapping[str, Any], *, main: str | 
         config = with_aliases(get_stage(step["stage"]).config, step.get("config") or {}, f"step {step['name']}")
         steps[step["name"]] = {**step, "config": config}
     _refuse_twins(keys)
-    for key, value in keys.items():
+    for key, value in _family_first(keys):
         key = key.replace("-", "_")
         if key in steps and isinstance(value, Mapping):
-            for name, inner in value.items():
+            for name, inner in _family_first(value):
                 _set(steps[key], name, inner)
         elif not isinstance(value, Mapping) and (main is None or not _is_field(steps[main], key)) and key in steps:
             _replace_step(steps, key, value)
@@ -259,7 +271,27 @@ def nested_configs(config: type[Config]) -> Iterator[tuple[str, type[Config]]]:
 
 
 def _set(step: dict[str, Any], key: str, value: Any) -> None:
-    path = _field_path(get_stage(step["stage"]).config, key.replace("-", "_")) or key
+    cls = get_stage(step["stage"]).config
+    path = _field_path(cls, key.replace("-", "_")) or key
     if "." in path and isinstance(value, Mapping):
         value = dict(value)
-    merge(step["config"], nest(path, value))
+    change = nest(path, value)
+    for name in change.keys() & cls.model_fields.keys():
+        _forget_other_family(cls, name, step["config"], change[name])
+    merge(step["config"], change)
+
+
+def _family_first(keys: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The keys in their order, but a model's family before its shape: whichever way they were typed, the shape is the new family's."""
+    return sorted(keys.items(), key=lambda item: item[0] not in ("family", "model.family"))
+
+
+_OF_ANY_FAMILY = ("family", "vocab_size", "context_length", "dropout")
+
+
+def _forget_other_family(cls: type[Config], name: str, config: dict[str, Any], change: Any) -> None:
+    """Where a model of another kind is asked for, what the recipe says of its own kind's shape has no meaning any more."""
+    before, annotation = config.get(name), cls.model_fields[name].annotation
+    new = isinstance(before, dict) and isinstance(change, Mapping) and "family" in change
+    if new and config_type(annotation, before) is not config_type(annotation, change):
+        config[name] = {key: value for key, value in before.items() if key in _OF_ANY_FAMILY}

@@ -10,6 +10,7 @@ from phiforge.models.sizes import PRESETS, resolve
 from phiforge.models.thyme.spec import ThymeSpec, resolve_thyme
 from phiforge.train.config import PretrainConfig
 from phiforge.train.finetune_config import FinetuneConfig
+from phiforge.train.recall_config import RecallConfig
 
 
 def _new_model_fits(config: PretrainConfig, roles: frozenset[str]) -> None:
@@ -62,4 +63,10 @@ FINETUNE = Stage(
     roles=(Role(name="model", about="a run with a model, or a model folder in Hugging Face's layout"),),
 )
 
-STAGES = (PRETRAIN, FINETUNE)
+RECALL = Stage(
+    name="recall",
+    about="how many pairs, and how long a string, a memory of 2,304 bytes keeps, against attention of the same size",
+    config=RecallConfig,
+    body="phiforge.train.recall:run",
+)
+STAGES = (PRETRAIN, FINETUNE, RECALL)
