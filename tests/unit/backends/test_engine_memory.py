@@ -91,7 +91,7 @@ def test_a_conversation_has_no_end_of_context(folder: Path, capsys: pytest.Captu
 
 def test_llama_cpp_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["model_type"] == "phiforge_thyme"
-    with pytest.raises(ConfigError, match="a phiforge_thyme model can.t go to llama") as caught:
+    with pytest.raises(ConfigError, match="a phiforge_thyme model can't go to llama") as caught:
         write_gguf(folder, tmp_path / "model.gguf", "F16", name="thyme")
     assert "\n" not in str(caught.value) and caught.value.fix
     assert not list(tmp_path.iterdir())
