@@ -20,8 +20,9 @@ Codes = NDArray[np.uint32] | NDArray[np.uint8]
 _PIECE = 1 << 15  # characters at a time: what the steps below hold then stays in a core's second-level cache
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _SOLO = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0xA4CF), (0xF900, 0xFAFF))  # written without blanks between words
-# Between two letters or digits these are left out: don't = dont, 1,000 = 1000, well-known = wellknown. The last four are hyphens.
-_JOINERS = "'’ʼ.,:-\u00ad\u2010\u2011"
+# Between two letters or digits these are left out: don't = dont, well-known = wellknown. The last four are hyphens.
+_JOINERS = "'’ʼ-\u00ad\u2010\u2011"
+_POINTS = ".,:"  # and these between digits: 1,000 = 1000
 _JOIN = np.uint64(1)
 _LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
 
@@ -41,9 +42,9 @@ class Words:
 def words(text: str) -> Words:
     """The words of `text`.
 
-    A word is a run of letters, digits and their accents; case and accents don't count. An apostrophe, hyphen, point, comma or colon between
-    two letters or digits is left out, and so is a hyphen at the end of a line together with the line end. In scripts that are written
-    without blanks (Chinese, Japanese, Thai, ...) each character is a word.
+    A word is a run of letters, digits and their accents; case and accents don't count. An apostrophe or hyphen between two letters or
+    digits is left out, a point, comma or colon between two digits, and a hyphen at the end of a line together with the line end. In scripts
+    that are written without blanks (Chinese, Japanese, Thai, ...) each character is a word.
 
     >>> len(words("It's well-\\nknown.")), bool((words("ITS wellknown").hashes == words("it's well-known").hashes).all())
     (2, True)
@@ -141,6 +142,9 @@ def _joined(values: Hashes, codes: Codes) -> tuple[Hashes, Positions | None]:
     left, right = values[np.maximum(at - 1, 0)], values[np.minimum(at + 1, n - 1)]  # at the text's ends the joiner meets itself
     after_letter = left > _JOIN
     inside = after_letter & (right > _JOIN)
+    sign, before, behind = codes[at], codes[np.maximum(at - 1, 0)], codes[np.minimum(at + 1, n - 1)]
+    point = (sign == 0x2E) | (sign == 0x2C) | (sign == 0x3A)
+    inside &= ~point | (_digits(before) & _digits(behind))
     drop = np.zeros(n, bool)
     drop[at[inside]] = True
     blank = codes[np.minimum(at + 1, n - 1)] <= 32
@@ -159,6 +163,10 @@ def _joined(values: Hashes, codes: Codes) -> tuple[Hashes, Positions | None]:
         return values, None
     kept = np.flatnonzero(~drop)
     return values[kept], kept
+
+
+def _digits(codes: Codes) -> NDArray[np.bool_]:
+    return (codes >= 48) & (codes <= 57)
 
 
 def _alone(codes: Codes, starts: Positions, ends: Positions) -> tuple[Positions, Positions]:
@@ -193,7 +201,7 @@ def _tables() -> tuple[Hashes, Hashes, Hashes]:
             folded[code] = ord(letter)
     table = np.where(folded > 0, mix(folded * np.uint64(_BASE)) | np.uint64(2), np.uint64(0))
     table[0x300:0x370] = table[ord("^")]  # combining accents: set below
-    for joiner in _JOINERS + "".join(map(chr, range(0x300, 0x370))):
+    for joiner in _JOINERS + _POINTS + "".join(map(chr, range(0x300, 0x370))):
         table[ord(joiner)] = _JOIN
     powers = _powers(_BASE, _PIECE + 1)
     return table, powers, _powers(pow(_BASE, -1, 1 << 64), _PIECE + 1)
