@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from phiforge.core.config import nearest
 from phiforge.core.errors import DataError
 from phiforge.data.document import Document
+from phiforge.data.folders import extension
 from phiforge.data.formats.compressed import Damaged
 from phiforge.data.formats.optional import need
 from phiforge.data.formats.records import BadRecord, no_column, text_column, value_of
@@ -23,9 +24,13 @@ from phiforge.data.retry import TRIES, explained, patiently, pause, transient
 from phiforge.data.unit import Intake, Unit
 
 PREFIX = "hub:"
-_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[^@\s]+))?(?:@(?P<split>[\w.-]+))?")
+_NAME = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?::(?P<config>[^@\s]+))?(?:@(?P<split>[\w.-]+))?")
 _LOCAL = re.compile(r"(?P<id>.+?)(?::(?P<config>[^@:/]+))?(?:@(?P<split>[\w.-]+))?")
 _ROWS = 32  # read at once from a parquet file: a book may be a megabyte
+_MODULES = {  # by extension, as datasets itself takes one format for a whole set
+    **{".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv", ".txt": "text", ".text": "text", ".md": "text"},
+    **{".jsonl": "json", ".ndjson": "json", ".json": "json"},
+}
 _SCALARS = ("sep", "delimiter", "field", "encoding", "header", "quoting")  # what a README may set for its files
 
 
@@ -66,7 +71,7 @@ def parse(source: str) -> HubSet:
 def library() -> Any:
     """The `datasets` library, silent."""
     datasets = need("datasets", "reading from the hub")
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # we say what is wrong, once
     need("huggingface_hub", "reading from the hub").utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     return datasets
@@ -74,18 +79,16 @@ def library() -> Any:
 
 def units(wanted: HubSet, source: str, *, max_documents: int | None, max_bytes: int | None) -> list[Unit]:
     """A unit for each data file of the set's split, by name. Raises DataError."""
-    datasets = library()
     try:
         revision, sizes = (None, {}) if wanted.local else _listed(wanted)
-        builder = patiently(lambda: datasets.load_dataset_builder(wanted.id, name=wanted.config, revision=revision), wanted.name)
+        load = library().load_dataset_builder
+        builder = patiently(lambda: load(wanted.id, name=wanted.config, revision=revision), wanted.name)
     except DataError:
         raise
     except Exception as error:
         raise _no_such_config(wanted, error) or explained(error, wanted.name) from None
     files = builder.config.data_files or {}
     split = _split(wanted, [str(name) for name in files])
-    settings = [("module", type(builder).__module__.split(".")[-1])]
-    settings += [(name, str(value)) for name in _SCALARS if isinstance(value := getattr(builder.config, name, None), str)]
     named = HubSet(wanted.id, wanted.config, split)
     made = []
     for path in sorted(files[split]):
@@ -100,10 +103,20 @@ def units(wanted: HubSet, source: str, *, max_documents: int | None, max_bytes: 
             group=source,
             max_documents=max_documents,
             max_bytes=max_bytes,
-            options=tuple(settings),
+            options=_settings(path, builder),
         )
         made.append(unit)
     return made
+
+
+def _settings(path: str, builder: Any) -> tuple[tuple[str, str], ...]:
+    """Which reader of `datasets` a file needs, and what the set's README says about its form."""
+    own = type(builder).__module__.split(".")[-1]
+    module = _MODULES.get(extension(PurePosixPath(path)), own)
+    set_up = [(name, value) for name in _SCALARS if isinstance(value := getattr(builder.config, name, None), str)] if module == own else []
+    if module == "csv" and extension(PurePosixPath(path)) == ".tsv":
+        set_up = [("sep", "\t")]
+    return (("module", module), *set_up)
 
 
 def _listed(wanted: HubSet) -> tuple[str, dict[str, int]]:

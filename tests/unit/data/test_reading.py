@@ -102,12 +102,12 @@ def test_a_line_without_end_is_never_held(tmp_path: Path) -> None:
     assert lines[1][1] == 6 + 8_000 * len(piece) + 1
 
 
-def test_a_sparse_line_of_half_a_gigabyte_is_one_counted_drop(tmp_path: Path) -> None:
+def test_a_sparse_line_of_a_quarter_of_a_gigabyte_is_one_counted_drop(tmp_path: Path) -> None:
     path = tmp_path / "texts" / "a.jsonl"
     path.parent.mkdir()
     with path.open("wb") as stream:
         stream.write(b'{"text": "before"}\n{"text": "')
-        stream.seek(1 << 29)  # a hole: zeros that take no room
+        stream.seek(1 << 28)  # a hole: zeros that take no room
         stream.write(b'"}\n{"text": "after"}\n')
     config = DataPrepareConfig(source=[str(path.parent)], max_line_bytes=1 << 20)
     intake = Intake.of(config)
