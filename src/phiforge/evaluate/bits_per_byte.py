@@ -122,8 +122,8 @@ def summarize(losses: TokenLosses, packed: PackedText, token_bytes: np.ndarray |
     ones = np.ones(n)
     if token_bytes is not None:
         size = token_bytes[losses.token].astype(np.float64)
-        if losses.complete and n and int(size.sum()) != packed.n_bytes:
-            raise ValueError(f"the tokens spell {int(size.sum())} bytes and the text has {packed.n_bytes}")
+        if losses.complete and n and round(size.sum()) != packed.n_bytes:
+            raise ValueError(f"the tokens spell {round(size.sum())} bytes and the text has {packed.n_bytes}")
     elif losses.complete:
         size = ones * (packed.n_bytes / max(n, 1))
     else:

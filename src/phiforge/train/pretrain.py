@@ -44,12 +44,18 @@ class Corpus:
     validation: Packed
 
     def token_bytes(self, vocabulary: int) -> np.ndarray:
-        """(V,) UTF-8 bytes that each token spells; 0 for special tokens and for rows of the embedding that no token uses."""
+        """(V,) UTF-8 bytes that each token spells; 0 for special tokens and for rows of the embedding that no token uses.
+
+        Of a tokenizer that drops blanks, each has its share of the bytes that none spells.
+        """
         sizes = np.zeros(vocabulary, np.int64)
         special = set(self.tokenizer.specials.values())
         for token, piece in enumerate(self.tokenizer.pieces):
             sizes[token] = 0 if token in special else len(piece)
-        return sizes
+        if not self.tokenizer.lossy:
+            return sizes
+        spelled = sum(int(sizes[part].sum()) for part in np.array_split(self.validation.tokens, 64))
+        return sizes * (self.validation.n_bytes / max(1, spelled))
 
 
 def run(config: PretrainConfig, parents: dict[str, Run], run: RunWriter) -> dict[str, Any]:
