@@ -129,7 +129,7 @@ class _Same:
                 unsure = self._alike(fives + _UNSURE, pairs + _UNSURE, long) & ~self._alike(fives - _UNSURE, pairs - _UNSURE, long)
                 for at in np.flatnonzero(unsure):
                     exact = shares(self._text(int(a[low + at])), self._text(int(b[low + at])))
-                    verdict[low + at] = self._alike(*map(np.array, exact), long[at])
+                    verdict[low + at] = self._alike(exact[0], exact[1], long[at])
         return verdict
 
     def _alike(self, fives: Any, pairs: Any, long: Any) -> Any:

@@ -119,9 +119,9 @@ def _piece(text: str, offset: int) -> Words:
         values = table[codes]
     values, kept = _joined(values, codes)
     n = len(values)
-    letters = np.zeros(n + 2, np.int8)
-    letters[1:-1] = values != 0
-    borders = np.flatnonzero(letters[1:] != letters[:-1])
+    inside = np.zeros(n + 2, np.int8)
+    inside[1:-1] = values != 0
+    borders = np.flatnonzero(inside[1:] != inside[:-1])
     starts, ends = borders[0::2], borders[1::2]
     if wide:
         starts, ends = _alone(codes if kept is None else codes[kept], starts, ends)
