@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from phiforge.core.errors import ConfigError, PreflightError
 if TYPE_CHECKING:
     from phiforge.recipes.curves import Schedules
     from phiforge.recipes.plan import StepPlan
+    from phiforge.recipes.scaling import Scaling
     from phiforge.report.svg import Chart
 
 Picture = Annotated[
@@ -28,6 +29,8 @@ def plan(words: Words = None, out: Out = None, svg: Picture = None, json: Json =
 
     Schedules are drawn as training will follow them: rate, batch, dropout, weight decay, weights of the data, borders of the phases.
 
+    A thyme recipe also gets the table of corpus sizes; against=FOLDER (or --runs FOLDER) names finished runs to fit its law to.
+
     Example: phiforge plan codette/quickstart pretrain.model.size=10M. Without a recipe: a pretraining from scratch.
     """
     from phiforge.core.config import load_yaml
@@ -37,6 +40,7 @@ def plan(words: Words = None, out: Out = None, svg: Picture = None, json: Json =
     if svg is not None:
         _writable(svg)
     plain, keys = split_words(words)
+    against = _folders(keys)
     name = only_one(plain, "the recipe")
     data = recipes.default_recipe("pretrain")
     if name and name.endswith((".yaml", ".yml")):
@@ -46,7 +50,7 @@ def plan(words: Words = None, out: Out = None, svg: Picture = None, json: Json =
         keys = {**named, **keys}
     elif name:
         data = recipes.load_recipe(name).model_dump(mode="json")
-    plans = plan_recipe(recipes.override(data, keys), out or Path("runs"))
+    plans = plan_recipe(recipes.override(data, keys), out or Path("runs"), against=against)
     if json:
         typer.echo(json_module.dumps(as_data(plans), ensure_ascii=False))
     else:
@@ -56,12 +60,35 @@ def plan(words: Words = None, out: Out = None, svg: Picture = None, json: Json =
                 console.table(title, ["what", "value"], [(what, _plain(value)) for what, value in step.facts.items()], result=True)
                 for line in _pictures(step.schedules):
                     typer.echo(line)
+                if step.scaling:
+                    _show_scaling(step.scaling)
                 typer.echo("")
     if svg is not None:
         _write(svg, name or "pretrain", plans)
     refusals = [refusal for step in plans for refusal in step.refusals]
     if refusals:
         raise PreflightError("; ".join(refusals))
+
+
+def _folders(keys: dict[str, Any]) -> list[Path]:
+    """Takes against=FOLDER or runs=FOLDER (or a list of them) out of the keys. Raises ConfigError when both are given."""
+    given = [name for name in ("against", "runs") if name in keys]
+    if len(given) > 1:
+        raise ConfigError("against= and runs= are the same thing", fix="keep one of them")
+    value = keys.pop(given[0]) if given else []
+    return [Path(str(item)) for item in (value if isinstance(value, list) else [value])]
+
+
+def _show_scaling(scaling: Scaling) -> None:
+    """The table of corpus sizes, and what has to be said of it."""
+    from phiforge.recipes.plan import duration
+    from phiforge.recipes.scaling import HEAD, cells
+
+    typer.echo("")
+    title = f"{scaling.training.epochs:.3g} times through each size of text, as the document's table has them"
+    console.table(title, HEAD, cells(scaling, duration), result=True)
+    for note in scaling.notes:
+        typer.echo(f"- {note}")
 
 
 def _plain(value: object) -> str:

@@ -7,8 +7,9 @@ Time: a model small enough to try is tried, for three steps on this machine. For
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from phiforge.core.config import build
 from phiforge.core.errors import ConfigError
 from phiforge.core.hardware import size
 from phiforge.core.runs import Run
+from phiforge.data import catalogue
 from phiforge.golden.timetable import Timetable
-from phiforge.models.inspect import size_category
-from phiforge.models.sizes import PRESET_VOCABULARY, PRESETS, DecoderShape, human_count, parse_size, resolve
-from phiforge.recipes import curves
+from phiforge.models.sizes import resolve
+from phiforge.models.thyme.spec import ThymeShape, ThymeSpec, resolve_thyme
+from phiforge.recipes import curves, scaling
 from phiforge.recipes.curves import Schedules
+from phiforge.recipes.plan_model import Shape, guess_vocabulary, shape_facts, training_bytes
 from phiforge.recipes.recipe import Recipe
 
 # The share of the matrix-product speed that training reaches: on a CPU 0.4 at 1M and 0.5 at 7M parameters
@@ -32,7 +35,7 @@ TRIED_UP_TO = 30_000_000  # parameters of a model that plan builds and tries
 SHORTEST_CHAT_ROW = 256  # tokens: where finetune begins, when it is left to choose
 UNKNOWN_CORPUS = 10_000_000  # bytes, where no step says how much text there is
 BYTES_PER_TOKEN = 3.0  # of English at a 2-4k vocabulary; the tokenizer run reports the true figure
-GGUF_TARGETS = ("starcoder2", "llama", "gpt2")
+TRIED_WORK = 2e11  # operations of one step that plan tries
 
 
 @dataclass
@@ -44,13 +47,17 @@ class StepPlan:
     facts: dict[str, Any] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
     schedules: Schedules = field(default_factory=Schedules)
+    scaling: scaling.Scaling | None = None
 
 
 @dataclass
 class Context:
-    """What later steps learn from earlier ones."""
+    """What later steps learn from earlier ones. against: folders of runs that the table of corpus sizes is fitted to."""
 
     out: Path
+    against: tuple[Path, ...] = ()
+    bytes_per_token: float | None = None
+    chunks: bool = False
     corpus_bytes: int | None = None
     vocab_size: int | None = None
     params: int | None = None
@@ -58,9 +65,12 @@ class Context:
     dropout: float = 0.0
 
 
-def plan_recipe(recipe: Recipe, out: Path) -> list[StepPlan]:
-    """Plan every step. Raises ConfigError for a config that can't be; what can't fit is in `refusals`."""
-    context = Context(out)
+def plan_recipe(recipe: Recipe, out: Path, *, against: Sequence[Path] = ()) -> list[StepPlan]:
+    """Plan every step. Raises ConfigError for a config that can't be; what can't fit is in `refusals`.
+
+    against: folders of finished runs that a constant-state model's table of corpus sizes is fitted to; none = points that ship.
+    """
+    context = Context(out, tuple(against))
     for step in recipe.steps:
         for parent in step.parents.values():
             _learn_from(parent, context)
@@ -78,6 +88,7 @@ def _learn_from(parent: str, context: Context) -> None:
     if Run.is_run(parent):
         metrics = Run.open(parent).manifest.metrics
         context.vocab_size = metrics.get("vocab_size", context.vocab_size)
+        context.bytes_per_token = metrics.get("bytes_per_token", context.bytes_per_token)
         context.corpus_bytes = metrics.get("train_bytes", context.corpus_bytes)
     folder = Path(parent) / "model" if Run.is_run(parent) else Path(parent)
     if (folder / "config.json").is_file():
@@ -99,18 +110,42 @@ def _nothing(config: Any, context: Context, plan: StepPlan) -> None:
 
 
 def _plan_data(config: Any, context: Context, plan: StepPlan) -> None:
-    sources = [Path(source) for source in config.source if source != "python"]
-    if not sources:
+    context.chunks = config.split == "chunks"
+    if config.source == ["python"]:
         plan.facts["source"] = "the sources and documentation that come with Python"
-        context.corpus_bytes = getattr(config, "max_bytes", None)
+        context.corpus_bytes = config.max_bytes
         return
-    missing = [str(path) for path in sources if not path.exists()]
-    if missing:
-        raise ConfigError(f"{missing[0]}: does not exist", fix="give a file or folder of text")
-    context.corpus_bytes = sum(_tree_bytes(path) for path in sources)
-    plan.facts["source"] = ", ".join(map(str, sources))
-    plan.facts["bytes on disk"] = size(context.corpus_bytes)
+    sizes = [_source_bytes(source, config) for source in config.source if source != "python"]
+    plan.facts["source"] = ", ".join(config.source)
+    if None in sizes:
+        plan.facts["text"] = "not known before it is read"
+        context.corpus_bytes = config.max_bytes
+        return
+    context.corpus_bytes = sum(found or 0 for found in sizes)
+    about = "" if all(Path(source).exists() for source in config.source) else " (by its hub page)"
+    plan.facts["bytes on disk" if not about else "text"] = size(context.corpus_bytes) + about
     _need_disk(plan, context, context.corpus_bytes)
+
+
+def _source_bytes(source: str, config: Any) -> int | None:
+    """Bytes of a source: of the files that are there; of a known corpus as its page says; None for another set of the hub."""
+    known = catalogue.known(source)
+    if known is None and source.startswith("hub:"):
+        return None
+    if known is None:
+        if not Path(source).exists():
+            raise ConfigError(f"{source}: does not exist", fix="give a file or folder of text")
+        return _tree_bytes(Path(source))
+    whole, documents = _amount(known.size, {"GB": 1e9, "MB": 1e6}), _amount(known.documents, {"million": 1e6})
+    if config.max_files and documents:
+        whole *= min(1.0, config.max_files / documents)
+    return int(min(whole, known.max_bytes or whole, config.max_bytes or whole))
+
+
+def _amount(text: str, units: Mapping[str, float]) -> float:
+    """The first number of a text such as `about 20 GB`, in its unit."""
+    match = re.search(r"([\d.,]*\d)\s*(\w*)", text)
+    return float(match[1].replace(",", "")) * units.get(match[2], 1.0) if match else 0.0
 
 
 def _tree_bytes(path: Path) -> int:
@@ -124,15 +159,17 @@ def _plan_tokenizer(config: Any, context: Context, plan: StepPlan) -> None:
 
 def _plan_pretrain(config: Any, context: Context, plan: StepPlan) -> None:
     spec = config.model
-    vocabulary = spec.vocab_size or context.vocab_size or _guess_vocabulary(spec.size)
-    shape = resolve(spec.model_copy(update={"vocab_size": vocabulary}))
+    vocabulary = spec.vocab_size or context.vocab_size or guess_vocabulary(spec.size)
+    sized = spec.model_copy(update={"vocab_size": vocabulary})
+    shape: Shape = resolve_thyme(sized) if isinstance(sized, ThymeSpec) else resolve(sized)
     context.params, context.context_length, context.dropout = shape.parameters(), shape.context_length, shape.dropout
     length = config.context_length or shape.context_length
+    stride = config.row_stride or length
     device = hardware.device()
     rate, how = _training_rate(config, shape, length, device)
-    timetable = _schedule(config, context, plan, length, rate, shape.dropout)
+    timetable = _schedule(config, context, plan, length, rate, shape.dropout, stride=stride)
     tokens = timetable.rows * length
-    plan.facts |= _shape_facts(shape, vocabulary, known=bool(spec.vocab_size or context.vocab_size))
+    plan.facts |= shape_facts(shape, known=bool(spec.vocab_size or context.vocab_size))
     plan.facts |= {
         **_length_facts(timetable, length),
         "tokens for each parameter": f"{tokens / shape.parameters():.3g}",
@@ -140,15 +177,41 @@ def _plan_pretrain(config: Any, context: Context, plan: StepPlan) -> None:
         "time to train": duration(tokens / rate),
         **curves.notes(config, timetable),
     }
-    _need_memory(plan, config, shape, length, device)
+    need = _need_memory(plan, config, shape, length, device)
     kept = (config.save_total_limit or 1) + 2
     _need_disk(plan, context, kept * 12 * shape.parameters() + 4 * shape.parameters())
+    if isinstance(shape, ThymeShape):
+        plan.scaling = _scaling(context, shape, need, rate * stride / length, _epochs(config, context, tokens * stride / length))
 
 
-def _schedule(config: Any, context: Context, plan: StepPlan, length: int, rate: float, dropout: float) -> Timetable:
-    """The run's timetable, with its curves put into the plan. rate: tokens a second."""
+def _epochs(config: Any, context: Context, tokens: float) -> float:
+    """How often the text is read: as asked, or what the tokens come to."""
+    density = context.bytes_per_token or BYTES_PER_TOKEN
+    return config.num_train_epochs or max(1.0, tokens * density / (context.corpus_bytes or UNKNOWN_CORPUS))
+
+
+def _scaling(context: Context, shape: ThymeShape, memory: int, rate: float, epochs: float) -> scaling.Scaling:
+    """The document's sizes of text, as this training would read them. rate: tokens of the text a second."""
+    training = scaling.Training(
+        kind=scaling.kind_of(shape),
+        parameters=shape.parameters(),
+        epochs=epochs,
+        rate=rate,
+        memory=memory,
+        vocabulary=shape.vocab_size,
+        density=context.bytes_per_token or scaling.density_of(shape.vocab_size),
+        measured_density=context.bytes_per_token is not None,
+        unseen=not context.chunks,
+    )
+    return scaling.scaling_table(training, context.against)
+
+
+def _schedule(
+    config: Any, context: Context, plan: StepPlan, length: int, rate: float, dropout: float, *, stride: int | None = None
+) -> Timetable:
+    """The run's timetable, with its curves put into the plan. rate: tokens a second. stride: tokens from row to row."""
     base = config.per_device_train_batch_size * config.gradient_accumulation_steps * length
-    rows = (context.corpus_bytes or UNKNOWN_CORPUS) / BYTES_PER_TOKEN / length
+    rows = (context.corpus_bytes or UNKNOWN_CORPUS) / (context.bytes_per_token or BYTES_PER_TOKEN) / (stride or length)
     by_time = max(1, int(config.train_seconds * rate / base)) if config.train_seconds else None
     timetable = curves.plan_of(config, rows_of_data=rows, base_steps=by_time, length=length, dropout=dropout)
     plan.schedules = curves.schedules_of(config, timetable, length)
@@ -167,7 +230,7 @@ def _length_facts(timetable: Timetable, length: int) -> dict[str, Any]:
     return {"steps": timetable.steps, "tokens in a step": in_a_step, "tokens in all": timetable.rows * length}
 
 
-def _training_rate(config: Any, shape: DecoderShape, length: int, device: str) -> tuple[float, str]:
+def _training_rate(config: Any, shape: Shape, length: int, device: str) -> tuple[float, str]:
     """Tokens a second in training, and how that is known."""
     if shape.parameters() <= TRIED_UP_TO:
         return _tried_rate(config, shape, length, device), f"three steps tried here, on {device}"
@@ -176,16 +239,17 @@ def _training_rate(config: Any, shape: DecoderShape, length: int, device: str) -
     return rate, f"predicted: {TRAINING_SHARE[device]:.0%} of the {speed:,.0f} GFLOP/s that a matrix product reaches here, on {device}"
 
 
-def _tried_rate(config: Any, shape: DecoderShape, length: int, device: str) -> float:
+def _tried_rate(config: Any, shape: Shape, length: int, device: str) -> float:
     import torch
 
-    from phiforge.models.decoder import build as build_model
+    from phiforge.models.families import build as build_model
     from phiforge.train.forward import supports
     from phiforge.train.probe import seconds_per_step
 
     model: Any = build_model(shape, seed=0).train()
     model.to(device)
-    rows = min(config.per_device_train_batch_size, max(1, 4096 // length))
+    most = min(4096, int(TRIED_WORK / shape.training_flops(length)))
+    rows = min(config.per_device_train_batch_size, max(1, most // length))
     ids = torch.randint(shape.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "labels": ids, "shift_labels": ids, "position_ids": torch.arange(length).expand(rows, -1)}
     loss = config.loss if config.loss != "auto" else "fused" if supports(model) else "stock"
@@ -208,42 +272,8 @@ def _timed(threads: int, seconds: Callable[[], float]) -> float:
     return seconds()
 
 
-def _guess_vocabulary(named: str) -> int:
-    if named in PRESETS:
-        return PRESETS[named].vocabulary
-    params = parse_size(named)
-    return 2048 if params < 2e6 else 4096 if params < 2e7 else PRESET_VOCABULARY
-
-
-def _shape_facts(shape: DecoderShape, vocabulary: int, *, known: bool) -> dict[str, Any]:
-    runs_in = "llama.cpp, Ollama, phiforge" if shape.family in GGUF_TARGETS and shape.stock else "phiforge (llama.cpp has one MLP width)"
-    return {
-        "layout": shape.family,
-        "parameters, counted": f"{shape.parameters():,} ({human_count(shape.parameters())}, {size_category(shape.parameters())})",
-        "width x layers": f"{shape.width} x {shape.depth}, {shape.heads} heads of {shape.head_width}, MLP {_mlp(shape)}",
-        "vocabulary": f"{vocabulary:,}" + ("" if known else " (predicted; the tokenizer decides)"),
-        "context": f"{shape.context_length:,} tokens; {size(shape.cache_bytes(shape.context_length))} of key/value cache in F16 when full",
-        "operations for a token": f"{human_count(shape.training_flops())} to train, {human_count(shape.forward_flops())} to read",
-        "file sizes": f"F32 {size(4 * shape.parameters())}, F16 {size(2 * shape.parameters())}, Q8_0 {size(8.5 / 8 * shape.parameters())}",
-        "runs in": runs_in,
-    }
-
-
-def _mlp(shape: DecoderShape) -> str:
-    return str(shape.mlp_width) if shape.mlp_widths is None else f"{shape.mlp_width} down to {shape.mlp_widths[-1]}"
-
-
-def training_bytes(shape: DecoderShape, rows: int, length: int, *, bf16: bool) -> int:
-    """Memory of training: weights, gradients and two moments in fp32, bf16 copies, and what the backward pass keeps."""
-    per_weight = 16 + (4 if bf16 else 0)
-    element = 2 if bf16 else 4
-    activations = rows * length * shape.depth * (10 * shape.width + 2 * shape.mlp_width) * element
-    attention = rows * shape.heads * length * length * shape.depth * element
-    logits = min(rows * length, 4096) * shape.vocab_size * 4
-    return per_weight * shape.parameters() + activations + attention + logits
-
-
-def _need_memory(plan: StepPlan, config: Any, shape: DecoderShape, length: int, device: str) -> None:
+def _need_memory(plan: StepPlan, config: Any, shape: Shape, length: int, device: str) -> int:
+    """Says what training needs and refuses what isn't free; the bytes."""
     need = training_bytes(shape, config.per_device_train_batch_size, length, bf16=config.precision != "fp32" and hardware.has_bf16(device))
     free = hardware.free_memory()
     if device == "cuda":
@@ -253,6 +283,7 @@ def _need_memory(plan: StepPlan, config: Any, shape: DecoderShape, length: int, 
     plan.facts["memory to train"] = f"{size(need)} (free: {size(free)})"
     if need > free:
         plan.refusals.append(f"training needs {size(need)} of memory and {size(free)} is free -> a smaller size, batch or context fits")
+    return need
 
 
 def _need_disk(plan: StepPlan, context: Context, need: int) -> None:
@@ -321,6 +352,13 @@ def duration(seconds: float) -> str:
 def as_data(plans: list[StepPlan]) -> list[dict[str, Any]]:
     """Plain data for --json."""
     return [
-        {"step": plan.name, "stage": plan.stage, "facts": plan.facts, "refusals": plan.refusals, **curves.as_data(plan.schedules)}
+        {
+            "step": plan.name,
+            "stage": plan.stage,
+            "facts": plan.facts,
+            "refusals": plan.refusals,
+            **curves.as_data(plan.schedules),
+            **({"scaling": scaling.as_data(plan.scaling)} if plan.scaling else {}),
+        }
         for plan in plans
     ]
