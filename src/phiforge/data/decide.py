@@ -30,6 +30,7 @@ class Decided:
     state: list[np.ndarray]
     intake: Intake = field(default_factory=Intake)
     read: Counter[str] = field(default_factory=Counter)  # documents of each source
+    cut: int = 0  # passages of evaluation items
 
     @property
     def documents(self) -> int:
@@ -48,11 +49,11 @@ def admit(parts: list[Part]) -> Decided:
     given: dict[str, tuple[int, int]] = {}
     full: set[str] = set()
     for part in parts:
-        reason, raw = part.columns("reason", "raw")
+        reason, raw, begins = part.columns("reason", "raw", "begins")
         state = np.where(reason == 0, TRAIN, LEFT_OUT).astype(np.uint8)
         first = 0
         for unit in part.facts["units"]:
-            rows = slice(first, first + unit["documents"])
+            rows = slice(first, first + unit["rows"])
             first = rows.stop
             if unit["group"] in full:
                 state[rows] = UNREAD
@@ -60,16 +61,20 @@ def admit(parts: list[Part]) -> Decided:
             decided.intake.merge(unit["intake"])
             most_documents, most_bytes = unit["limits"]
             documents, size = given.get(unit["group"], (0, 0))
-            fits = np.ones(unit["documents"], bool)
-            totals = size + np.cumsum(raw[rows])
+            fits = np.ones(unit["rows"], bool)
+            counts, totals = documents + np.cumsum(begins[rows], dtype=np.int64), size + np.cumsum(raw[rows])
             if most_documents is not None:
-                fits &= documents + 1 + np.arange(len(fits)) <= most_documents
+                fits &= counts <= most_documents
             if most_bytes is not None:
                 fits &= totals <= most_bytes
             count = int(fits.argmin()) if not fits.all() else len(fits)
             state[rows.start + count : rows.stop] = UNREAD
-            decided.read[unit["source"]] += count
-            given[unit["group"]] = (documents + count, int(totals[count - 1]) if count else size)
+            decided.cut += unit["cut"]
+            if count:
+                given[unit["group"]] = (int(counts[count - 1]), int(totals[count - 1]))
+                decided.read[unit["source"]] += int(counts[count - 1]) - documents
+            else:
+                given[unit["group"]] = (documents, size)
             if count < len(fits) or given[unit["group"]][0] == most_documents or given[unit["group"]][1] == most_bytes:
                 full.add(unit["group"])
         decided.state.append(state)

@@ -57,16 +57,22 @@ _MARGIN = 80  # bytes looked at on both sides of digits: longer than any of thos
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that was met `count` times in a document, and where first: "line 3: j***g"."""
+    """Something that was met `count` times in a document, and where first: a position in its bytes, and what to show of it."""
 
     kind: str
     count: int
-    where: str
+    at: int
+    shown: str = ""
+
+    def where(self, encoded: bytes, source: str) -> str:
+        """ "book.txt, line 3: j***g"."""
+        number = encoded.count(b"\n", 0, self.at) + 1
+        return f"{source}, line {number}" + (f": {self.shown}" if self.shown else "")
 
 
-def licence_findings(encoded: bytes) -> list[Finding]:
-    """Licence hints in a text (UTF-8) as it came, before a header is taken off."""
-    lower = encoded.lower()
+def licence_findings(encoded: bytes, lower: bytes | None = None) -> list[Finding]:
+    """Licence hints in a text (UTF-8) as it came, before a header is taken off. lower: the same in small letters, where it is at hand."""
+    lower = encoded.lower() if lower is None else lower
     found: dict[str, tuple[int, int]] = {}
     for part, words in _WORDS.items():
         if part not in lower:
@@ -76,27 +82,17 @@ def licence_findings(encoded: bytes) -> list[Finding]:
             if count:
                 before, first = found.get(name, (0, len(lower)))
                 found[name] = (before + count, min(first, lower.find(word)))
-    return [Finding(name, *_at(found[name], encoded)) for name in LICENCES if name in found]
-
-
-def _at(found: tuple[int, int], encoded: bytes) -> tuple[int, str]:
-    return found[0], _line(encoded, found[1])
-
-
-def _line(encoded: bytes, at: int) -> str:
-    number = encoded.count(b"\n", 0, at) + 1
-    return f"line {number}"
+    return [Finding(name, *found[name]) for name in LICENCES if name in found]
 
 
 def personal_findings(encoded: bytes) -> list[Finding]:
     """What looks like personal data in a text (UTF-8), the values blacked out."""
     counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
+    first: dict[str, tuple[int, str]] = {}
     for kind, at, value in _personal(encoded):
         counts[kind] += 1
-        if kind not in first:
-            first[kind] = f"{_line(encoded, at)}: {redact(value)}"
-    return [Finding(kind, count, first[kind]) for kind, count in counts.items()]
+        first.setdefault(kind, (at, redact(value)))
+    return [Finding(kind, count, *first[kind]) for kind, count in counts.items()]
 
 
 @dataclass
@@ -109,18 +105,21 @@ class Flags:
 
     def scan_licences(self, document: Document) -> None:
         """Count the licence hints of a text as it came (before a header is taken off)."""
-        self.add(licence_findings(document.text.encode("utf-8")), document.source)
+        encoded = document.text.encode("utf-8")
+        self.add(licence_findings(encoded), encoded, document.source)
 
     def scan_personal(self, document: Document) -> None:
         """Count what looks like personal data in a text."""
-        self.add(personal_findings(document.text.encode("utf-8")), document.source)
+        encoded = document.text.encode("utf-8")
+        self.add(personal_findings(encoded), encoded, document.source)
 
-    def add(self, findings: Iterable[Finding], source: str) -> None:
+    def add(self, findings: Iterable[Finding], encoded: bytes, source: str) -> None:
         """Count what one document holds."""
         for finding in findings:
             self.counts[finding.kind] += finding.count
             self.documents[finding.kind] += 1
-            self.example(finding.kind, f"{source}, {finding.where}")
+            if len(self.examples.get(finding.kind, ())) < MAX_EXAMPLES:
+                self.example(finding.kind, finding.where(encoded, source))
 
     def example(self, kind: str, where: str) -> None:
         """Keep a place to look at, as long as there are few."""

@@ -34,6 +34,7 @@ SIDES = ("train", "validation")
 LEVEL = 1  # of compression: 3 is a tenth smaller and takes half as long again
 _FRAME = 1 << 20
 _SUFFIXES = (".train.zst", ".validation.zst", ".train.tok", ".validation.tok", ".dropped.zst", ".rows", ".npz", ".json")
+_COLUMNS = ("reason", "guess", "raw", "begins", "stripped", "characters", "bytes", "tokens", "pieces")
 _ESCAPED = bytes(range(0x20))
 
 
@@ -169,7 +170,7 @@ class PartWriter:
         self._tokens = {side: self._new(f".{side}.tok").open("wb") for side in SIDES} if tokens is not None else {}
         self._type = tokens
         self._rows = self._new(".rows").open("wb") if signatures else None
-        self._columns = {name: array("q") for name in ("reason", "guess", "raw", "stripped", "characters", "bytes", "tokens", "pieces")}
+        self._columns = {name: array("q") for name in _COLUMNS}
         self._digests, self._keys = bytearray(), bytearray()
         self.reasons: list[str] = [""]  # the number of a reason; 0: came through
 
@@ -188,13 +189,11 @@ class PartWriter:
         for name, column in self._columns.items():
             column.append(numbers.get(name, 0))
 
-    def add(
-        self, cleaned: Cleaned, digest: bytes, source: str, *, guess: int, pieces: int, ids: np.ndarray | None, row: np.ndarray | None
-    ) -> None:
+    def add(self, cleaned: Cleaned, digest: bytes, *, guess: int, pieces: int, ids: np.ndarray | None, row: np.ndarray | None) -> None:
         """A document that came through. digest: sha256 of its text; pieces: chunks that it would be cut into."""
         encoded, bare = cleaned.encoded, cleaned.text.strip()
         key = digest if len(bare) == len(cleaned.text) else hashlib.sha256(bare.encode("utf-8")).digest()
-        self._lines[SIDES[guess]].write(json_line(digest[:8].hex(), encoded, source))
+        self._lines[SIDES[guess]].write(json_line(digest[:8].hex(), encoded, cleaned.source))
         tokens = 0
         if ids is not None and self._type is not None:
             self._tokens[SIDES[guess]].write(ids.astype(self._type).tobytes())
@@ -202,22 +201,22 @@ class PartWriter:
         if row is not None and self._rows is not None:
             self._rows.write(row.tobytes())
         sizes = {"raw": cleaned.raw_bytes, "characters": len(cleaned.text), "bytes": len(encoded), "tokens": tokens}
-        self._row(digest, key[:8], **sizes, guess=guess, stripped=cleaned.stripped, pieces=pieces)
+        self._row(digest, key[:8], **sizes, guess=guess, stripped=cleaned.stripped, pieces=pieces, begins=cleaned.begins)
 
-    def leave_out(self, cleaned: Cleaned, id: str, source: str) -> None:
+    def leave_out(self, cleaned: Cleaned, id: str) -> None:
         """A document that is left out here."""
         if cleaned.reason not in self.reasons:
             self.reasons.append(cleaned.reason)
         if self._dropped is not None:
-            self._dropped.write(json_line(id, cleaned.encoded, source, reason=cleaned.reason))
+            self._dropped.write(json_line(id, cleaned.encoded, cleaned.source, reason=cleaned.reason))
         reason = self.reasons.index(cleaned.reason)
-        self._row(bytes(32), bytes(8), reason=reason, raw=cleaned.raw_bytes, stripped=cleaned.stripped)
+        self._row(bytes(32), bytes(8), reason=reason, raw=cleaned.raw_bytes, stripped=cleaned.stripped, begins=cleaned.begins)
 
     def finish(self, facts: dict[str, Any], flags: np.ndarray) -> None:
         """Make it durable: every file is fsynced and renamed, the facts last."""
         arrays: dict[str, np.ndarray] = {name: np.frombuffer(values, np.int64) for name, values in self._columns.items()}
-        for name in ("reason", "guess", "stripped"):
-            arrays[name] = arrays[name].astype(np.uint8)
+        arrays |= {name: arrays[name].astype(np.uint8) for name in ("guess", "stripped", "begins")}
+        arrays["reason"] = arrays["reason"].astype(np.uint16)  # a language each, for example
         arrays["digest"] = np.frombuffer(self._digests, np.uint8).reshape(-1, 32)
         arrays["key"] = np.frombuffer(self._keys, ">u8").astype(np.uint64)
         arrays["flags"] = flags

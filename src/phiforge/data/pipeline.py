@@ -18,7 +18,7 @@ from phiforge.data.second import SecondTask, second_pass
 from phiforge.data.sources import Intake, units
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.data.unit import Unit
-from phiforge.data.work import PartMade, PartTask, group_units, make_part, part_key
+from phiforge.data.work import PartMade, PartTask, cleaner_of, group_units, make_part, part_key
 
 _MANY_PARTS = 2000  # beyond so many they grow instead
 Say = Callable[[str], None]
@@ -82,12 +82,10 @@ class _Tasks(Sequence[PartTask]):
 def make_parts(work: Work, config: DataPrepareConfig, folder: Path, tokenizer: Path | None, jobs: int, say: Say) -> list[Part]:
     """Every part that is needed, made or found in `folder`. Raises what the first worker that fails raises."""
     settings, known = config.model_dump_json(), Tokenizer.load(tokenizer) if tokenizer else None
-    tasks = _Tasks(
-        [
-            PartTask(part_key(group, config, known), str(folder), group, settings, str(tokenizer) if tokenizer else None)
-            for group in work.groups
-        ]
-    )
+    evaluation = (cleaner_of(settings)[1].evaluation or {}).get("sha256")  # filters that can't be made say so before anything is read
+    keys_of = [part_key(group, config, known, evaluation) for group in work.groups]
+    named = str(tokenizer) if tokenizer else None
+    tasks = _Tasks([PartTask(key, str(folder), group, settings, named) for key, group in zip(keys_of, work.groups, strict=True)])
     keys: dict[int, str] = {}
     with Meter("reading", work.size, say) as meter, closing(run_all(make_part, tasks, jobs=jobs)) as outcomes:
         for index, made in outcomes:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from phiforge.core.runs import Run, RunWriter
 
 _WORTH_KEEPING = 64_000_000  # bytes of text: fewer are read again sooner than a person has typed --resume
+_WORTH_PROCESSES = 8_000_000  # bytes, packed, from which a second pass is worth starting processes for
 Say = Callable[[str], None]
 
 
@@ -187,7 +188,8 @@ def _second_pass(
             cut = cuts[number] if cuts is not None else None
             place = (str(folder), part.key, state.tobytes(), config.model_dump_json())
             tasks.append(SecondTask(*place, str(tokenizer) if tokenizer else None, cut))
-    pipeline.again(tasks, min(jobs, max(1, len(tasks))), say)
+    size = sum(int(part.facts["files"][f".{name}.zst"]) for part in decided.parts for name in SIDES)
+    pipeline.again(tasks, min(jobs, max(1, len(tasks))) if size > _WORTH_PROCESSES else 1, say)
     return [
         pieces(part, state, second=second, cut=cuts is not None, tokens=tokenizer is not None)
         for part, state, second in zip(decided.parts, decided.state, anew, strict=True)

@@ -13,6 +13,7 @@ from phiforge.data.decide import GLOBAL_REASONS, LEFT_OUT, UNREAD, VALIDATION, D
 from phiforge.data.flags import KINDS, PERSONAL, Flags
 from phiforge.data.parts import Part
 from phiforge.data.sources import about
+from phiforge.data.work import cleaner_of
 
 _SAMPLES = 5
 
@@ -28,6 +29,9 @@ def survey(config: DataPrepareConfig, decided: Decided) -> dict[str, Any]:
         _count_flags(part, state, flags)
         stripped += int(part.column("stripped")[state != UNREAD].sum())
     intake = decided.intake
+    evaluation = cleaner_of(config.model_dump_json())[1].evaluation
+    if evaluation is not None:
+        evaluation["passages_cut_out"] = decided.cut
     return {
         "sources": sources.report(),
         "files": intake.files,
@@ -40,6 +44,7 @@ def survey(config: DataPrepareConfig, decided: Decided) -> dict[str, Any]:
         "cut_long_texts": intake.cut,
         "encoding_repaired": intake.repaired,
         "gutenberg_stripped": stripped,
+        "evaluation": evaluation,
         "lengths": _lengths(decided, lengths),
         **flags.report(),
         "samples": _samples(decided),
@@ -62,8 +67,8 @@ class _Sources:
         characters, size, digests = part.columns("characters", "bytes", "digest")
         first = 0
         for unit in part.facts["units"]:
-            rows = np.arange(first, first + unit["documents"])
-            first += unit["documents"]
+            rows = np.arange(first, first + unit["rows"])
+            first += unit["rows"]
             rows = rows[state[rows] <= VALIDATION]
             numbers = {"documents": len(rows), "characters": int(characters[rows].sum()), "bytes": int(size[rows].sum())}
             self._counts[unit["source"]].update(numbers)

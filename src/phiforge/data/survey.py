@@ -66,8 +66,7 @@ class Survey:
             count = SourceCount(name, *about(name))
             self.sources.append(count)
             for document in self._read(name):
-                kept = self._clean(document)
-                if kept is not None:
+                for kept in self._clean(document):
                     count.add(kept)
                     self._note(kept)
                     yield kept
@@ -85,20 +84,21 @@ class Survey:
         if not found:
             raise nothing_read(name, self.intake)
 
-    def _clean(self, document: Document) -> Document | None:
-        cleaned = self._cleaner(document)
-        self.flags.add(cleaned.licences, document.source)
-        self.gutenberg += cleaned.stripped
-        if cleaned.reason:
-            self._drop(cleaned.reason, document)
-            return None
-        key = int.from_bytes(hashlib.sha256(cleaned.text.strip().encode("utf-8")).digest()[:8], "little")
-        if key in self._seen and self.config.deduplicate:
-            self._drop("duplicate", document)
-            return None
-        self._seen.add(key)
-        self.flags.add(cleaned.personal, document.source)
-        return Document.of(cleaned.text, document.source) if cleaned.stripped else document
+    def _clean(self, document: Document) -> Iterator[Document]:
+        raw = document.text.encode("utf-8")
+        for cleaned in self._cleaner(document):
+            self.flags.add(cleaned.licences, raw, cleaned.source)
+            self.gutenberg += cleaned.stripped
+            if cleaned.reason:
+                self._drop(cleaned.reason, document)
+                continue
+            key = int.from_bytes(hashlib.sha256(cleaned.text.strip().encode("utf-8")).digest()[:8], "little")
+            if key in self._seen and self.config.deduplicate:
+                self._drop("duplicate", document)
+                continue
+            self._seen.add(key)
+            self.flags.add(cleaned.personal, cleaned.encoded, cleaned.source)
+            yield document if cleaned.text is document.text else Document.of(cleaned.text, cleaned.source)
 
     def _drop(self, reason: str, document: Document) -> None:
         self.dropped[reason] += 1

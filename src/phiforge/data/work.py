@@ -25,6 +25,7 @@ from phiforge.data.tokenizer import Tokenizer
 from phiforge.data.unit import Unit
 
 VERSION = 1  # raise it when the same input would make another part
+_NOT_IN_PARTS = {"source", "workers", "min_bytes", "deduplicate", "near_duplicate_threshold", "evaluation", "part_bytes"}
 _ROOM = 64_000_000  # bytes of disk without which no part is begun
 
 
@@ -105,20 +106,25 @@ def _fill(writer: PartWriter, task: PartTask, config: DataPrepareConfig, cleaner
     units: list[dict[str, Any]] = []
     finish = _finisher(config, tokenizer)
     for unit in task.units:
-        intake, first, size = Intake.of(config), writer.count, 0
+        intake, first = Intake.of(config), writer.count
+        size = cut = read = 0
         for document in read_unit(unit, intake):
-            cleaned, row = cleaner(document), writer.count
-            size += cleaned.raw_bytes
-            notes.add(row, cleaned.licences, document.source)
-            if cleaned.reason:
-                notes.left_out(row, cleaned.reason, document.source)
-                writer.leave_out(cleaned, document.id, document.source)
-            else:
-                notes.add(row, cleaned.personal, document.source)
-                digest = hashlib.sha256(cleaned.encoded).digest()
-                writer.add(cleaned, digest, document.source, **finish(cleaned.text, digest))
-        counted = {"documents": writer.count - first, "bytes": size, "limits": [unit.max_documents, unit.max_bytes]}
-        units.append({"source": unit.source, "group": unit.group, **counted, "intake": intake.counts()})
+            raw = document.text.encode("utf-8")
+            for cleaned in cleaner(document):
+                row = writer.count
+                size += cleaned.raw_bytes
+                cut += cleaned.cut
+                read += cleaned.begins
+                notes.add(row, cleaned.licences, raw, cleaned.source)
+                if cleaned.reason:
+                    notes.left_out(row, cleaned.reason, cleaned.source)
+                    writer.leave_out(cleaned, document.id)
+                else:
+                    notes.add(row, cleaned.personal, cleaned.encoded, cleaned.source)
+                    digest = hashlib.sha256(cleaned.encoded).digest()
+                    writer.add(cleaned, digest, **finish(cleaned.text, digest))
+        counted = {"rows": writer.count - first, "documents": read, "bytes": size, "limits": [unit.max_documents, unit.max_bytes]}
+        units.append({"source": unit.source, "group": unit.group, **counted, "cut": cut, "intake": intake.counts()})
     facts = {"units": units, "reason_examples": notes.reasons, "flag_examples": notes.examples}
     writer.finish(facts, notes.table())
 
@@ -161,12 +167,12 @@ class _Notes:
         self._held: Counter[str] = Counter()
         self._rows: list[tuple[int, int, int]] = []
 
-    def add(self, row: int, findings: list[Finding], source: str) -> None:
+    def add(self, row: int, findings: list[Finding], encoded: bytes, source: str) -> None:
         for finding in findings:
             self._rows.append((row, KINDS.index(finding.kind), finding.count))
             self._held[finding.kind] += 1
             if self._held[finding.kind] <= MAX_EXAMPLES:
-                self.examples.append((finding.kind, row, f"{source}, {finding.where}"))
+                self.examples.append((finding.kind, row, finding.where(encoded, source)))
 
     def left_out(self, row: int, reason: str, source: str) -> None:
         self.reasons.setdefault(reason, (row, source))
@@ -176,11 +182,11 @@ class _Notes:
         return np.array(self._rows, np.int64).reshape(-1, 3)
 
 
-def part_key(units: tuple[Unit, ...], config: DataPrepareConfig, tokenizer: Tokenizer | None) -> str:
+def part_key(units: tuple[Unit, ...], config: DataPrepareConfig, tokenizer: Tokenizer | None, evaluation: str | None) -> str:
     """A name made of everything that decides what is in a part: a part that is found under it need not be made again."""
-    settings = config.model_dump(mode="json", exclude={"source", "workers", "min_bytes", "deduplicate", "near_duplicate_threshold"})
+    settings = config.model_dump(mode="json", exclude=_NOT_IN_PARTS)
     identity = [tokenizer.fingerprint, tokenizer.bos_id, tokenizer.eos_id] if tokenizer else None
-    data = [VERSION, [unit.to_data() for unit in units], settings, identity]
+    data = [VERSION, [unit.to_data() for unit in units], settings, identity, evaluation]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:20]
 
 
