@@ -65,6 +65,7 @@ class Engine:
         self.model = model
         self.max_batch = max_batch
         self.decoder = choose_decoder(model, dtype, path)
+        self._fingerprint: str | None = None  # of the weights, once someone has asked
 
     @property
     def context_length(self) -> int | None:
@@ -74,6 +75,7 @@ class Engine:
     def refresh(self) -> None:
         """Take the model's weights as they are now."""
         self.decoder.refresh()
+        self._fingerprint = None
 
     def generate(
         self,
@@ -137,12 +139,17 @@ class Engine:
         whole = list(ids)
         _check_prompt(0, whole, decoder.vocab_size, None)
         with _evaluating(self.model), torch.no_grad():
-            return read(decoder, whole, state)
+            return read(decoder, whole, state, self._own_fingerprint())
 
     def _check_state(self, state: ThymeState | None) -> None:
         if state is not None:
             require_state_decoder(self.decoder, type(self.model).__name__)
-            state.check(fingerprint(self.model))
+            state.check(self._own_fingerprint())
+
+    def _own_fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.model)
+        return self._fingerprint
 
     def _rows(
         self,

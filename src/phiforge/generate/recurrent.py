@@ -16,7 +16,7 @@ from phiforge.core.errors import ConfigError
 from phiforge.generate.decoder import Decoder, Session
 from phiforge.generate.sampling import sample
 from phiforge.models.thyme.configuration import ThymeCache
-from phiforge.models.thyme.state import ThymeState, fingerprint
+from phiforge.models.thyme.state import ThymeState
 
 CHUNK = 1024  # tokens read in one call at most, over all rows: bounds the working memory
 
@@ -55,15 +55,13 @@ def start(decoder: StateDecoder, prompts: Sequence[Sequence[int]], state: ThymeS
     return session, session.step(torch.tensor([prompt[-1] for prompt in whole], device=next(decoder.model.parameters()).device))
 
 
-def read(decoder: StateDecoder, ids: Sequence[int], state: ThymeState | None) -> ThymeState:
-    """The state after `ids`, read from `state` on or from the beginning."""
+def read(decoder: StateDecoder, ids: Sequence[int], state: ThymeState | None, model: str) -> ThymeState:
+    """The state after `ids`, read from `state` on or from the beginning; `model` is the fingerprint of the weights that read."""
     whole = [state.last, *ids] if state is not None else list(ids)
     session = decoder.begin(1, state)
     decoder.feed(session, [whole[:-1]])
     seen = len(whole) + (state.seen - 1 if state is not None else 0)
-    return ThymeState(
-        session.memory()[0].to("cpu", copy=True), seen, whole[-1], fingerprint(decoder.model) if state is None else state.model
-    )
+    return ThymeState(session.memory()[0].to("cpu", copy=True), seen, whole[-1], model)
 
 
 def pieces(prompts: Sequence[Sequence[int]], most: int = CHUNK) -> Iterator[list[Sequence[int]]]:
