@@ -80,6 +80,24 @@ def _show(found: dict[str, Any], path: Path) -> None:
         console.warn(line)
 
 
+@data.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="A known corpus (gutenberg, wikipedia, ...) or hub:OWNER/NAME.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.", show_default=False)],
+    language: Annotated[list[str] | None, typer.Option("--language", help="Language of a known corpus (default: en).")] = None,
+    max_files: Annotated[int | None, typer.Option("--max-files", min=1, help="Fetch at most so many files.")] = None,
+    json: Json = False,
+) -> None:
+    """Download a corpus into a folder, going on where an earlier call stopped. Example: phiforge data fetch gutenberg --out books"""
+    from phiforge.data.fetch import fetch as run
+
+    made = run(name, out, language=language, max_files=max_files)
+    if json:
+        typer.echo(json_module.dumps(made, ensure_ascii=False))
+    else:
+        next_commands(f"phiforge data prepare {out}")
+
+
 @tokenizer.command("train", context_settings=OPEN)
 def train(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
     """Learn a byte-level BPE vocabulary from a corpus. Example: phiforge tokenizer train my-texts vocab_size=2048"""

@@ -123,7 +123,7 @@ def _listed(wanted: HubSet) -> tuple[str, dict[str, int]]:
     """The set's present revision, so that a resumed run reads the same files, and their sizes."""
     hub = need("huggingface_hub", "reading from the hub")
     about = patiently(lambda: hub.HfApi().dataset_info(wanted.id, files_metadata=True, timeout=30), wanted.name, at_once=True)
-    return about.sha, {file.rfilename: file.size or 0 for file in about.siblings or []}
+    return str(about.sha), {file.rfilename: file.size or 0 for file in about.siblings or []}
 
 
 def _below(path: str, wanted: HubSet) -> str:

@@ -19,7 +19,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """One set, `me/books`, out of a folder. busy: pattern of paths -> how often they answer 503; cut: the same for breaking off half-way."""
+    """One set, `me/books`, out of a folder. busy: pattern of paths -> how often they answer 503; cut: the same for breaking off."""
 
     root: Path
     busy: dict[str, int] = field(default_factory=dict)

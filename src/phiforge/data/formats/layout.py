@@ -48,7 +48,7 @@ def layout_of(folder: Path) -> Layout:
     """What the README's front matter or the names of files say."""
     configs = front_matter(folder / "README.md").get("configs")
     if isinstance(configs, list):
-        patterns = _training_patterns(configs)
+        patterns = _training_patterns(configs, folder)
         if patterns:
             return Layout(tuple(patterns))
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
@@ -82,22 +82,39 @@ def front_matter(readme: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _training_patterns(configs: list[Any]) -> list[str]:
-    """The files of the default config's train split; of all its splits where none is called train."""
+def _training_patterns(configs: list[Any], folder: Path) -> list[str]:
+    """The files of one config's train split, of all its splits where none is called train.
+
+    The default config, else the first; of a set of which only a part was fetched, the first that has files here.
+    """
     known = [config for config in configs if isinstance(config, dict) and config.get("data_files")]
-    if not known:
-        return []
-    chosen = next((c for c in known if c.get("default") is True), None) or next(
-        (c for c in known if c.get("config_name") == "default"), known[0]
-    )
-    files = chosen["data_files"]
+    known.sort(key=lambda config: (config.get("default") is not True, config.get("config_name") != "default"))
+    every = [_patterns(config) for config in known]
+    return next((patterns for patterns in every if _present(folder, patterns)), every[0] if every else [])
+
+
+def _patterns(config: dict[str, Any]) -> list[str]:
+    files = config["data_files"]
     groups = files if isinstance(files, list) and all(isinstance(group, dict) for group in files) else [{"split": "train", "path": files}]
     training = [group for group in groups if group.get("split") == "train"] or groups
-    base = str(chosen.get("data_dir") or "").strip("/")
-    paths = [
-        path for group in training for path in ([group.get("path")] if isinstance(group.get("path"), str) else group.get("path") or [])
-    ]
+    base = str(config.get("data_dir") or "").strip("/")
+    paths = [path for group in training for path in _as_list(group.get("path"))]
     return [f"{base}/{path}" if base else path for path in paths if isinstance(path, str)]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _present(folder: Path, patterns: list[str]) -> bool:
+    """Whether any file of the folder answers to one of the patterns."""
+    for pattern in patterns:
+        try:
+            if next(folder.glob(pattern.removeprefix("./")), None) is not None:
+                return True
+        except (OSError, ValueError, NotImplementedError):
+            continue
+    return False
 
 
 def _matches(below: str, pattern: str) -> bool:
