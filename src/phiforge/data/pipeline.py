@@ -16,9 +16,8 @@ from phiforge.data.parts import Part
 from phiforge.data.progress import Meter
 from phiforge.data.second import SecondTask, second_pass
 from phiforge.data.sources import Intake, units
-from phiforge.data.tokenizer import Tokenizer
 from phiforge.data.unit import Unit
-from phiforge.data.work import PartMade, PartTask, cleaner_of, group_units, make_part, part_key
+from phiforge.data.work import PartMade, PartTask, cleaner_of, group_units, make_part, part_key, tokenizer_of
 
 _MANY_PARTS = 2000  # beyond so many they grow instead
 Say = Callable[[str], None]
@@ -81,7 +80,7 @@ class _Tasks(Sequence[PartTask]):
 
 def make_parts(work: Work, config: DataPrepareConfig, folder: Path, tokenizer: Path | None, jobs: int, say: Say) -> list[Part]:
     """Every part that is needed, made or found in `folder`. Raises what the first worker that fails raises."""
-    settings, known = config.model_dump_json(), Tokenizer.load(tokenizer) if tokenizer else None
+    settings, known = config.model_dump_json(), tokenizer_of(str(tokenizer)) if tokenizer else None
     evaluation = (cleaner_of(settings)[1].evaluation or {}).get("sha256")  # filters that can't be made say so before anything is read
     keys_of = [part_key(group, config, known, evaluation) for group in work.groups]
     named = str(tokenizer) if tokenizer else None

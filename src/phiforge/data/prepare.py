@@ -38,6 +38,7 @@ from phiforge.data.second import MARK, Cut, Piece, SecondTask, needs_second, pie
 from phiforge.data.sources import nothing_read
 from phiforge.data.summary import summary, survey
 from phiforge.data.tokenizer import Tokenizer
+from phiforge.data.work import tokenizer_of
 
 if TYPE_CHECKING:
     from phiforge.core.runs import Run, RunWriter
@@ -142,7 +143,7 @@ def _prepare(config: DataPrepareConfig, work: pipeline.Work, folder: Path, out: 
     asked = {"asked_fraction": config.validation_fraction, "seed": config.seed}
     report = {"version": 2, "sha256": digest, **found, "split": {**how, **asked, **_shares(sides)}}
     if tokenizer is not None:
-        report["tokenizer"] = Tokenizer.load(tokenizer).fingerprint
+        report["tokenizer"] = tokenizer_of(str(tokenizer)).fingerprint
     return report
 
 
@@ -212,7 +213,7 @@ def _join(
             join_documents(folder / f"{name}.jsonl.zst", (found[name].documents for found in every))
         if config.save_dropped:
             join_documents(folder / "dropped.jsonl.zst", (_dropped_of(part) for part in decided.parts))
-    known = Tokenizer.load(tokenizer) if tokenizer else None
+    known = tokenizer_of(str(tokenizer)) if tokenizer else None
     reports: dict[str, dict[str, Any]] = {}
     for name, side in sides.items():
         first = itertools.islice(DocumentFile(out / "documents" / f"{name}.jsonl.zst"), 20)
