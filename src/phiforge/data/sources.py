@@ -63,6 +63,8 @@ def units(source: str, config: DataPrepareConfig, intake: Intake) -> list[Unit]:
     """
     found = _elsewhere(source)
     if found == PYTHON:
+        if Path(PYTHON).exists():
+            warn("source=python is the default corpus; for the file or folder of that name write ./python")
         whole = Unit(source, PYTHON, "python", PYTHON, PYTHON, group=source, options=(("scope", config.python_corpus),))
         return [replace(whole, max_documents=config.max_files, max_bytes=config.max_bytes)]
     if isinstance(found, catalogue.Corpus):
@@ -168,12 +170,12 @@ def read_unit(unit: Unit, intake: Intake) -> Iterator[Document]:
         intake.skip(damage.reason, f"{unit.label}: {damage.what}")
         return
     except DataError:
-        damage = _damage_of(unit)
-        if damage is None:
+        cause = _damage_of(unit)
+        if cause is None:
             raise
         if unit.named:
-            raise damage from None
-        intake.skip(damage.reason, f"{unit.label}: {damage.what}")
+            raise cause from None
+        intake.skip(cause.reason, f"{unit.label}: {cause.what}")
         return
     _refuse_changed(unit, intake)
 
