@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from phiforge.data import quality
 from phiforge.data.config import DataPrepareConfig
 from phiforge.data.contamination import EvaluationSet, decontaminate
 from phiforge.data.document import Document
@@ -85,6 +86,8 @@ def checks(config: DataPrepareConfig) -> list[Check]:
         found.append(_at_least(config.min_characters))
     if config.language:
         found.append(language_check(config.language))
+    if config.quality == "standard":
+        found.append(quality.check)
     return found
 
 

@@ -49,3 +49,27 @@ def test_real_books_lose_their_licence(shared_data: Path) -> None:
         text, stripped = strip_gutenberg(document.text)
         if document.source.endswith(".txt"):
             assert stripped and "gutenberg license" not in text.lower() and 0.8 < len(text) / len(document.text) < 1
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "Produced by Jane Doe and the Online Distributed\nProofreading Team at https://www.pgdp.net\n\n",
+        "E-text prepared by Jane Doe\n\n\n",
+        "[Transcriber's Note: Spelling is as in the original;\nitalics are shown so.]\n\n",
+        "Transcriber’s Notes:\n\nObvious errors were\nput right.\n\n",
+        "Transcriber's note: obvious errors were put right.\n\n",
+    ],
+)
+def test_credits_and_transcribers_notes_go(note: str) -> None:
+    start, end = "*** START OF THE PROJECT GUTENBERG EBOOK EMMA ***\n\n", "\n\n*** END OF THE PROJECT GUTENBERG EBOOK EMMA ***\nlicence"
+    assert strip_gutenberg(f"{start}{note}{BOOK}{end}") == (BOOK, True)
+    inside = "She was a transcriber. Transcriber's notes lay about.\n\nProduced by hand, they were.\n"
+    assert strip_gutenberg(f"{start}{inside}{end}") == (inside, True), "a book may speak of it"
+
+
+def test_real_books_lose_what_was_said_about_them(shared_data: Path) -> None:
+    books = {d.source: strip_gutenberg(d.text)[0] for d in read_source(shared_data / "eight-books", Intake()) if d.source.endswith(".txt")}
+    assert len(books) == 8
+    for text in books.values():
+        assert not any(words in text for words in ("Project Gutenberg", "START OF", "END OF THE PROJECT", "Transcriber", "Produced by"))
