@@ -18,9 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phiforge.nn.recurrence_native import native_scan, why_not
+from phiforge.nn import recurrence_gpu as gpu
+from phiforge.nn import recurrence_native as native
+from phiforge.nn.recurrence_chunk import chunk_scan
 
-FORMS = ("auto", "loop", "native")
+FORMS = ("auto", "loop", "chunk", "native", "triton")
 
 
 @dataclass(frozen=True)
@@ -47,27 +49,41 @@ def scan(
 ) -> Scanned:
     """Run the recurrence over a whole sequence; differentiable in every tensor but `reset`.
 
-    k (B, T, dk); v (B, T, dv); q (B, T, R, dk); log_decay <= 0: (B, T, dk) a rate for each key dimension, (B, T, 1) one for all, None:
-    nothing fades; beta (B, T) in (0, 1) for the delta rule, None to add; state (B, dv, dk), None: zeros; reset (B, T) bool: the state is zeroed
-    before token t. Keys should have length at most 1 with beta, or the state may grow without bound.
+    k (B, T, dk); v (B, T, dv); q (B, T, R, dk). log_decay <= 0: (B, T, dk) a rate for each key dimension, (B, T, 1) one for all, None:
+    nothing fades. beta (B, T) in (0, 1) for the delta rule, None to add. state (B, dv, dk), None: zeros. reset (B, T) bool: the state is
+    zeroed before token t. Keys should have length at most 1 with beta, or the state may grow without bound.
 
-    Arithmetic is float32 whatever the inputs (float64 where k and v are), autocast or not. Raises ValueError where shapes don't fit.
+    form: `loop` (the reference), `chunk` (torch, chunks of `chunk` tokens), `native` (C, on a CPU with a compiler), `triton` (CUDA); `auto`
+    takes native, else triton, else chunk. Arithmetic is float32 whatever the inputs, autocast or not; float64 where k and v are (loop and
+    chunk). Second derivatives: `loop` only. Raises ValueError where shapes don't fit, or a form that was asked for can't work here.
     """
     _check(k, v, q, log_decay, beta, state, reset, form, chunk)
     dtype = torch.float64 if k.dtype == v.dtype == torch.float64 else torch.float32
     with torch.autocast(k.device.type, enabled=False):
         k, v = k.to(dtype), v.to(dtype)
         q, log_decay, beta, state = (None if x is None else x.to(dtype) for x in (q, log_decay, beta, state))
-        if form != "loop" and _natively(form, k, v):
-            return Scanned(*native_scan(k, v, q, log_decay, beta, state, reset, states))
-        return loop(k, v, q, log_decay, beta, state, reset, states)
+        chosen = _choose(form, k, v)
+        if chosen == "loop":
+            return loop(k, v, q, log_decay, beta, state, reset, states)
+        if chosen == "chunk":
+            return Scanned(*chunk_scan(k, v, q, log_decay, beta, state, reset, states, chunk))
+        run = _native if chosen == "native" else gpu.triton_scan
+        return Scanned(*run(k, v, q, log_decay, beta, state, reset, states))
 
 
-def _natively(form: str, k: Tensor, v: Tensor) -> bool:
-    reason = why_not(k, v)
-    if form == "native" and reason is not None:
-        raise ValueError(f"form='native': {reason}")
-    return reason is None
+# a call into C can't be traced; under torch.compile the graph breaks here
+_native = torch.compiler.disable(native.native_scan)
+
+
+def _choose(form: str, k: Tensor, v: Tensor) -> str:
+    for name, why_not in (("native", native.why_not), ("triton", gpu.why_not)):
+        if form in (name, "auto"):
+            reason = why_not(k, v)
+            if reason is None:
+                return name
+            if form == name:
+                raise ValueError(f"form={form!r}: {reason}")
+    return "chunk" if form == "auto" else form
 
 
 def _check(
@@ -114,20 +130,24 @@ def step(
     *,
     inplace: bool = False,
 ) -> tuple[Tensor | None, Tensor]:
-    """One token: (read (B, R, dv) or None, the new state (B, dv, dk)).
+    """One token: (read (B, R, dv) or None, the new state (B, dv, dk)), both of the state's dtype.
 
     state (B, dv, dk); k (B, dk); v (B, dv); q (B, R, dk); log_decay (B, dk), (B, 1) or None; beta (B,) or None. `inplace` writes over
-    `state` (generation: nothing grows, nothing is allocated twice); not for training.
+    `state` (generation: nothing grows); not for training. As in `scan`, autocast is set aside.
     """
+    if torch.is_autocast_enabled(state.device.type):
+        with torch.autocast(state.device.type, enabled=False):
+            return step(state, k, v, q, log_decay, beta, inplace=inplace)
+    k, v = k.to(state.dtype), v.to(state.dtype)
     if log_decay is not None:
-        decay = log_decay.exp().unsqueeze(1)
+        decay = log_decay.to(state.dtype).exp().unsqueeze(1)
         state = state.mul_(decay) if inplace else state * decay
-    written = v if beta is None else beta.unsqueeze(1) * (v - torch.bmm(state, k.unsqueeze(2)).squeeze(2))
-    if inplace:
-        state = state.baddbmm_(written.unsqueeze(2), k.unsqueeze(1))
-    else:
-        state = torch.baddbmm(state, written.unsqueeze(2), k.unsqueeze(1))
-    return None if q is None else torch.bmm(q, state.transpose(1, 2)), state
+    written = v.unsqueeze(2)
+    if beta is not None:
+        written = torch.baddbmm(written, state, k.unsqueeze(2), alpha=-1) * beta.to(state.dtype)[:, None, None]
+    update = state.baddbmm_ if inplace else state.baddbmm
+    state = update(written, k.unsqueeze(1))
+    return None if q is None else torch.bmm(q.to(state.dtype), state.mT), state
 
 
 def loop(

@@ -6,13 +6,13 @@ Inside a chunk that starts from the state S_0, with fade(s, t) = exp(sum of log_
         => U = T V - (T K') S_0^T     T = (I + diag(beta) M)^-1 diag(beta), the UT transform (arXiv 2406.06484)
     S_C = S_0 A + B                   A = diag(fade(start, end)) - (T K')^T K"      B = (T V)^T K"
 
-A and B of all chunks are found at once; what goes chunk by chunk is one small product, S A + B (recurrence_core.py).
-Then reads and states of all chunks at once.
+A and B of all chunks are found at once; what goes chunk by chunk is one small product, S A + B (recurrence_core.py). Then reads and states
+of all chunks at once.
 
-Every exponent is a sum of log-decays over the tokens between two others, formed as such, never a difference of two running sums: nothing is
-above 1, nothing overflows, and one extreme decay spoils no other. With a decay for each key dimension, a pair (s, t) is split at the border
-of the largest power of two between them: fade(s, t) = fade(s, border) fade(border, t), so that log2 C matrix products do for all pairs.
-A reset sets the pairs that it separates to 0 by a mask.
+Every exponent is a sum of log-decays over the tokens between two others, formed as such, never a difference of two running sums: nothing
+is above 1, nothing overflows, and one extreme decay spoils no other. With a decay for each key dimension, a pair (s, t) is split at the
+border of the largest power of two between them, fade(s, t) = fade(s, border) fade(border, t), so that log2 C matrix products do for all
+pairs. A reset sets the pairs that it separates to 0 by a mask.
 """
 
 from __future__ import annotations
@@ -138,5 +138,3 @@ def _states(before: Tensor, k: Tensor, written: Tensor, log_decay: Tensor | None
         current = torch.baddbmm(current, written[:, t, :, None], k[:, t, None])
         kept.append(current)
     return torch.stack(kept, 1)
-
-

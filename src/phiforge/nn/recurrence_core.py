@@ -101,7 +101,8 @@ def _carry_back(a: Tensor, outer: Tensor, last: Tensor) -> tuple[Tensor, Tensor]
     grads = outer.new_empty(len(outer) + 1, *last.shape)
     grads[-1] = last
     diagonal = a.shape[2] == 1
-    step, kept, turned, more = torch.addcmul if diagonal else torch.baddbmm, grads.unbind(0), (a if diagonal else a.mT).unbind(0), outer.unbind(0)
+    step, kept = torch.addcmul if diagonal else torch.baddbmm, grads.unbind(0)
+    turned, more = (a if diagonal else a.mT).unbind(0), outer.unbind(0)
     for n in range(len(more) - 1, -1, -1):
         step(more[n], kept[n + 1], turned[n], out=kept[n])
     return grads[1:].flatten(0, 1), grads[0]

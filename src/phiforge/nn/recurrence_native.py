@@ -134,7 +134,8 @@ def _run(tensors: dict[str, Tensor], *, backward: bool) -> None:
     if len(arguments) == 1:
         failed = made.scan_run(*arguments[0])
     else:
-        failed = any([done.result() for done in [_pool(threads).submit(made.scan_run, *each) for each in arguments]])
+        running = [_pool(threads).submit(made.scan_run, *each) for each in arguments]
+        failed = max(done.result() for done in running)  # all of them are waited for
     if failed:
         raise MemoryError(f"no memory for the scan's working space (widths {dk} and {v.shape[2]})")
 
