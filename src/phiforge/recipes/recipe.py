@@ -186,7 +186,7 @@ def override(recipe: Mapping[str, Any], keys: Mapping[str, Any], *, main: str | 
         else:
             for name in _owners(steps, key, main):
                 _set(steps[name], key, value)
-    _tell_tokenizers_the_size(steps)
+    _tell_tokenizers_the_size(steps, asked_for="vocab_size" in keys)
     return build(Recipe, {**recipe, "steps": list(steps.values())}, where="the command line")
 
 
@@ -210,12 +210,15 @@ def _is_role(step: Mapping[str, Any], key: str) -> bool:
     return any(role.name == key for role in get_stage(step["stage"]).roles)
 
 
-def _tell_tokenizers_the_size(steps: Mapping[str, dict[str, Any]]) -> None:
-    """A vocabulary fits its model: a tokenizer step that says nothing of sizes learns the size of the model made from it."""
+def _tell_tokenizers_the_size(steps: Mapping[str, dict[str, Any]], *, asked_for: bool) -> None:
+    """A vocabulary fits its model: a tokenizer step that says nothing of sizes learns the size of the model made from it.
+
+    asked_for: the command line gives a vocab_size without a step's name. It is the model's, and the tokenizer's whatever its step says.
+    """
     for step in steps.values():
         model = step.get("config", {}).get("model")
         tokenizer = steps.get((step.get("parents") or {}).get("tokenizer", ""))
-        if step["stage"] == "pretrain" and tokenizer and not {"vocab_size", "model_size"} & set(tokenizer["config"]):
+        if step["stage"] == "pretrain" and tokenizer and (asked_for or not {"vocab_size", "model_size"} & set(tokenizer["config"])):
             asked = model if isinstance(model, Mapping) else {}
             if not asked.get("vocab_size"):
                 tokenizer["config"]["model_size"] = str(asked.get("size") or DecoderSpec.model_fields["size"].default)

@@ -36,6 +36,13 @@ def test_a_key_of_a_nested_config_is_found_one_level_down() -> None:
     assert found["tokenizer"].config["model_size"] == "3M"  # the vocabulary fits the model
 
 
+def test_a_vocabulary_asked_for_is_the_models_and_its_tokenizers() -> None:
+    found = steps(recipe.load_recipe("thyme/books").model_dump(), vocab_size=512)
+    assert found["pretrain"].config["model"]["vocab_size"] == found["tokenizer"].config["vocab_size"] == 512
+    padded = steps(recipe.load_recipe("thyme/books").model_dump(), pretrain={"model": {"vocab_size": 8192}})
+    assert padded["tokenizer"].config["vocab_size"] == 4096
+
+
 def test_a_dotted_key_names_its_step() -> None:
     assert steps(recipe.load_recipe("codette/quickstart").model_dump(), data={"seed": 3}, pretrain={"lr": 0.1})["data"].config["seed"] == 3
 
