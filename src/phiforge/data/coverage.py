@@ -108,7 +108,7 @@ def balanced_weights(
     It maximises   sum_p log(sum_s w_s r_sp) / P  +  pull * sum_s n_s log w_s   with w_s <= most_repeats * n_s, n_s the share of the words
     that are there. The first term is proportional fairness (Kelly 1997): what one pole gains in per cent must outweigh what the others
     lose, so how common a pole's words are as such does not matter; the second keeps the mix near the sizes. Both are concave, and
-    the steps of expectation maximisation for mixture proportions lead to the only maximum. A source without hits (another
+    the steps of expectation maximisation for mixture proportions lead to the only maximum. A source with hardly a hit (another
     language) keeps its share, as nothing is known of it.
     """
     names = list(coverage)
@@ -117,7 +117,7 @@ def balanced_weights(
         return {}
     there = size / size.sum()
     rates = np.array([coverage[name] for name in names], float)
-    known = rates.sum(-1) >= _FEWEST_RATE / 10 if len(names) else np.zeros(0, bool)
+    known = rates.sum(-1) >= _FEWEST_RATE
     rates = rates[:, rates[known].sum(0) > 0]  # a pole that no source has can't be balanced
     if known.sum() < 2 or not rates.shape[1]:
         return dict(zip(names, there.tolist(), strict=True))

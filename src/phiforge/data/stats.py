@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def measure(path: Path | str, *, sample_bytes: int = SAMPLE_BYTES, least_share: 
         return {**found, "measured": passed.report(least_share)}
     size, sure = _size_of(str(path))
     survey = Survey(DataPrepareConfig(source=[str(path)]))
-    passed = Pass(sample_share(size, sample_bytes))
+    passed = Pass(sample_share(size, sample_bytes), math.inf if sure else sample_bytes)
     _draw(passed, survey.documents(), size if sure else None)
     return {**survey.report(), "measured": passed.report(least_share)}
 

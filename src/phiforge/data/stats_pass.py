@@ -1,11 +1,14 @@
 """One pass over documents for what `data stats` shows beside the counts: lengths, vocabulary, scripts, languages, axioms by source.
 
 Lengths are of all documents. Words and characters are counted in blocks of about 64,000 characters; where the corpus is larger than
-the sample, a share of the blocks is drawn by a hash of document and place, so that the same corpus gives the same figures.
+the sample, a share of the blocks is drawn by a hash of document and place, so that the same corpus gives the same figures. Languages are
+those of at most 2,000 documents, drawn by a hash too.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 
 from phiforge.data import coverage
 from phiforge.data.document import Document
+from phiforge.data.language import detect
 from phiforge.data.split import order
 from phiforge.data.stats_words import Scripts, Vocabulary
 
@@ -24,13 +28,16 @@ _SHOWN_GROUPS = 24
 
 
 class Pass:
-    """Draw documents through `add`, then ask for `report()`. `share`: of the text that words are counted in."""
+    """Draw documents through `add`, then ask for `report()`.
 
-    def __init__(self, share: float = 1.0) -> None:
-        self.share = min(1.0, share)
+    share: of the text that words are counted in; limit: bytes of it, after which no more are counted (where no size was known before).
+    """
+
+    def __init__(self, share: float = 1.0, limit: float = math.inf) -> None:
+        self.share, self.limit = min(1.0, share), limit
         self.documents = self.bytes = self.sampled_bytes = 0
         self._lengths: Counter[int] = Counter()
-        self._vocabulary, self._scripts = Vocabulary(), Scripts()
+        self._vocabulary, self._scripts, self._languages = Vocabulary(), Scripts(), Languages()
         self._words: Counter[tuple[str, str]] = Counter()
         self._hits: dict[tuple[str, str], Any] = {}
 
@@ -41,15 +48,19 @@ class Pass:
         self.documents += 1
         self.bytes += size
         self._lengths[len(text).bit_length()] += 1
+        self._languages.add(document, size)
         group = self._group(document.source)
         for number, block in enumerate(blocks(text)):
-            if self.share >= 1 or _drawn(document.id, number) < self.share:
-                self._scripts.add(block)
-                hashes = self._vocabulary.add(block)
-                self._words[group] += len(hashes)
-                self._hits[group] = self._hits.get(group, 0) + coverage.hits(hashes)
+            if self.sampled_bytes < self.limit and (self.share >= 1 or _drawn(document.id, number) < self.share):
+                self._count(group, block)
                 self.sampled_bytes += round(size * len(block) / max(1, len(text)))
         return size
+
+    def _count(self, group: tuple[str, str], block: str) -> None:
+        self._scripts.add(block)
+        hashes = self._vocabulary.add(block)
+        self._words[group] += len(hashes)
+        self._hits[group] = self._hits.get(group, 0) + coverage.hits(hashes)
 
     def _group(self, source: str) -> tuple[str, str]:
         group = group_of(source)
@@ -61,10 +72,11 @@ class Pass:
         return {
             "documents": self.documents,
             "bytes": self.bytes,
-            "sample": {"share": round(self.share, 4), "bytes": self.sampled_bytes},
+            "sample": {"share": round(self.share, 4), "bytes": self.sampled_bytes, "full": self.sampled_bytes >= self.limit},
             "lengths": [[1 << (bits - 1) if bits else 0, (1 << bits) - 1, count] for bits, count in sorted(self._lengths.items())],
             "vocabulary": self._vocabulary.report(),
             "scripts": self._scripts.report(),
+            "languages": self._languages.report(),
             "coverage": coverage.describe(counted, found, least_share),
         }
 
@@ -83,6 +95,34 @@ class Pass:
                 counted["(others)"] += counted.pop(name)
                 found["(others)"] = found.get("(others)", 0) + found.pop(name)
         return dict(counted.most_common()), found
+
+
+class Languages:
+    """The languages of at most `most` documents: those whose names have the least hashes, however many there are."""
+
+    def __init__(self, most: int = 2000) -> None:
+        self._most = most
+        self._held: list[tuple[float, str, int]] = []  # a heap, its first the least of the negative hashes: (-hash, language, bytes)
+
+    def add(self, document: Document, size: int) -> None:
+        """Look at a document, if it is one to look at."""
+        place = -_drawn(document.id, -1)
+        full = len(self._held) >= self._most
+        if full and place <= self._held[0][0]:
+            return
+        entry = (place, detect(document.text)[0], size)
+        if full:
+            heapq.heapreplace(self._held, entry)
+        else:
+            heapq.heappush(self._held, entry)
+
+    def report(self) -> dict[str, Any]:
+        """looked_at: documents; documents, bytes: of each language (ISO 639; "und": too short, mixed or none), the most frequent first."""
+        documents = Counter(language for _, language, _ in sorted(self._held, key=lambda entry: entry[1:]))
+        size: Counter[str] = Counter()
+        for _, language, count in self._held:
+            size[language] += count
+        return {"looked_at": len(self._held), "documents": dict(documents.most_common()), "bytes": {name: size[name] for name in documents}}
 
 
 def blocks(text: str) -> Iterator[str]:

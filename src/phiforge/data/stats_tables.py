@@ -71,6 +71,11 @@ def _measured_rows(measured: dict[str, Any]) -> list[list[Any]]:
         out.append(["rank and frequency", f"frequency ~ rank ^ {vocabulary['zipf']:.2f}, ranks 10 to 1,000 (Zipf: about -1)"])
     if vocabulary["top"]:
         out.append(["most frequent", " ".join(word for word, _ in vocabulary["top"][:15])])
+    languages = measured["languages"]
+    if languages["looked_at"]:
+        of = f"of {languages['looked_at']:,} documents: "
+        shares = ((name, count / languages["looked_at"]) for name, count in list(languages["documents"].items())[:8])
+        out.append(["languages", of + ", ".join(f"{'undecided' if name == 'und' else name} {percent(share)}" for name, share in shares)])
     scripts = measured["scripts"]
     total = sum(scripts.values()) or 1
     out.append(["characters", ", ".join(f"{name} {percent(count / total)}" for name, count in list(scripts.items())[:8])])
@@ -89,11 +94,10 @@ def percent(share: float) -> str:
 def sampled(measured: dict[str, Any]) -> str:
     """Whether words were counted in all of the text."""
     sample = measured["sample"]
-    if sample["share"] >= 1:
+    if sample["share"] >= 1 and not (sample["full"] and sample["bytes"] < measured["bytes"]):
         return "all of the text"
-    return (
-        f"a sample: {sample['bytes'] / 1e6:,.1f} MB of {measured['bytes'] / 1e6:,.1f} MB, blocks drawn evenly (sample_bytes sets how much)"
-    )
+    how = "the first of it" if sample["full"] else "blocks drawn evenly"
+    return f"a sample: {sample['bytes'] / 1e6:,.1f} MB of {measured['bytes'] / 1e6:,.1f} MB, {how} (--sample-mb sets how much)"
 
 
 def tables(found: dict[str, Any]) -> list[Table]:

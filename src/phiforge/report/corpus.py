@@ -42,7 +42,7 @@ def render_corpus(found: dict[str, Any], name: str, target: Path) -> Path:
 def _head(found: dict[str, Any], name: str) -> Markup:
     sample = found["measured"]["sample"]
     labels = [badge(some(found["documents"], "document")), badge(size(found["bytes"]))]
-    if sample["share"] < 1:
+    if sample["bytes"] < found["measured"]["bytes"] and (sample["share"] < 1 or sample["full"]):
         labels.append(badge(f"words counted in a sample of {size(sample['bytes'])}", "warn"))
     return tag(
         "header",
@@ -200,12 +200,17 @@ def _scripts(found: dict[str, Any]) -> Markup:
 
 
 def _languages(found: dict[str, Any]) -> Markup:
-    languages = found["measured"].get("languages")
-    if not languages:
+    languages = found["measured"]["languages"]
+    looked = languages["looked_at"]
+    if not looked:
         return Markup("")
-    total = sum(languages["documents"].values()) or 1
-    lines = [(name, float(n), f"{n / total:.1%}", False) for name, n in list(languages["documents"].items())[:12]]
-    return card("Languages", bars(lines), note=f"Of {some(total, 'document')} that were looked at.")
+    lines = [
+        ("undecided" if name == "und" else name, float(n), f"{n / looked:.1%}", False)
+        for name, n in list(languages["documents"].items())[:12]
+    ]
+    more = len(languages["documents"]) - len(lines)
+    note = f"Of the {some(looked, 'document')} that were looked at" + (f"; {some(more, 'language')} more are rarer." if more else ".")
+    return card("Languages", bars(lines), note=note)
 
 
 def _dropped(found: dict[str, Any]) -> Markup:

@@ -11,7 +11,7 @@ import pytest
 
 from phiforge.data import stats, stats_tables, stats_words
 from phiforge.data.document import Document
-from phiforge.data.stats_pass import Pass, blocks, group_of, sample_share
+from phiforge.data.stats_pass import Languages, Pass, blocks, group_of, sample_share
 from phiforge.data.stats_words import Scripts, Vocabulary, script
 from phiforge.report.corpus import corpus_page, render_corpus
 
@@ -106,9 +106,39 @@ def test_a_sample_is_drawn_evenly_and_the_same_each_time() -> None:
             passed.add(document)
     full, sampled = whole.report(0.02), one.report(0.02)
     assert sampled == two.report(0.02) and sampled["bytes"] == full["bytes"] and sampled["lengths"] == full["lengths"]
-    assert 0.15 < sampled["sample"]["bytes"] / full["bytes"] < 0.45 and full["sample"] == {"share": 1.0, "bytes": full["bytes"]}
+    assert 0.15 < sampled["sample"]["bytes"] / full["bytes"] < 0.45 and full["sample"] == {
+        "share": 1.0,
+        "bytes": full["bytes"],
+        "full": False,
+    }
     assert 0.15 < sampled["vocabulary"]["words"] / full["vocabulary"]["words"] < 0.45
     assert (sample_share(100, 50), sample_share(10, 50), sample_share(None, 50)) == (0.5, 1.0, 1.0)
+
+
+def test_where_no_size_is_known_the_first_of_the_text_is_the_sample() -> None:
+    passed = Pass(limit=100_000)
+    for seed in range(4):
+        passed.add(Document.of(prose(30_000, seed), f"hub:a/b/{seed}.txt"))
+    found = passed.report(0.02)
+    assert found["sample"]["full"] and 100_000 <= found["sample"]["bytes"] < 180_000 < found["bytes"]
+    assert "the first of it" in stats_tables.sampled(found)
+
+
+def test_languages_are_those_of_a_bounded_draw() -> None:
+    english, german = (
+        "All human beings are born free and equal in dignity, number ",
+        "Alle Menschen sind frei und gleich an Würde geboren, Nummer ",
+    )
+    whole, few, again = Languages(), Languages(40), Languages(40)
+    for number in range(120):
+        document = Document.of((german if number % 3 == 0 else english) + str(number), "x")
+        for languages in (whole, few, again):
+            languages.add(document, 100)
+    assert whole.report() == {"looked_at": 120, "documents": {"en": 80, "de": 40}, "bytes": {"en": 8000, "de": 4000}}
+    found = few.report()
+    assert found["looked_at"] == 40 and found == again.report() and 5 <= found["documents"]["de"] <= 22
+    whole.add(Document.of("7", "x"), 1)
+    assert whole.report()["documents"]["und"] == 1
 
 
 def test_sources_are_roots_or_what_lies_below_the_only_one() -> None:
@@ -136,7 +166,7 @@ def test_a_folder_is_read_once_for_everything(folder: Path) -> None:
     assert sum(measured["coverage"]["suggested_mix"].values()) == pytest.approx(1)
     assert {key: found[key] for key in found if key != "measured"} == stats.describe(folder)
     text = "\n".join(f"{what}  {value}" for what, value in stats_tables.rows(found))
-    for said in ("left out: duplicate", "all of the text", "words", "most frequent", "Cyrillic"):
+    for said in ("left out: duplicate", "all of the text", "words", "most frequent", "languages", "Cyrillic"):
         assert said in text
     titles = [title for title, _, _ in stats_tables.tables(found)]
     assert titles[0] == "Document lengths" and "axioms" in titles[1] and "mix" in titles[2]
