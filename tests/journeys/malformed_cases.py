@@ -213,11 +213,12 @@ def _folder(**files: bytes | str) -> Callable[[Path], Path]:
     return make
 
 
-def _link(name: str, target: str, *, inside: bool = False) -> Callable[[Path], Path]:
+def _link(name: str, target: str, *, inside: bool = False, text: bool = True) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         place = folder / "texts"
         place.mkdir()
-        (place / "good.txt").write_text(LONG)
+        if text:
+            (place / "good.txt").write_text(LONG)
         (place / name).symlink_to(target)
         return place if inside else place / name
 
@@ -265,18 +266,19 @@ TEXTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a line that is no JSON": (_file("a.jsonl", _LINES + '{"text": \n'), "line 301: not JSON"),
     "a line with a word too many": (_file("a.jsonl", '{"text": "a"} more\n' + _LINES), "line 1: not JSON"),
     "a line that is a list": (_file("a.jsonl", _LINES + '["text"]\n'), "line 301: a list, not an object"),
-    "a line without text": (_file("a.jsonl", _LINES + '{"body": "a"}\n'), 'line 301: no "text"'),
+    "a line without text": (_file("a.jsonl", _LINES + '{"title": "a"}\n'), 'line 301: no "text"'),
     "text that is a number": (_file("a.jsonl", _LINES + '{"text": 3}\n'), 'line 301: no "text" of type string'),
-    "text that is nothing": (_file("a.jsonl", _LINES + '{"text": null}\n'), 'line 301: no "text" of type string'),
+    "texts that are nothing": (_file("a.jsonl", '{"text": null}\n' * 300), "300 record without a text (null)"),
     "half of a character": (_file("a.jsonl", _LINES + '{"text": "\\ud800"}\n'), "line 301: the text holds half of a character"),
     "a line that is not UTF-8": (_file("a.jsonl", _LINES.encode() + b'{"text": "\xff"}\n'), "line 301: not valid UTF-8"),
     "a line nested too deeply": (_file("a.jsonl", _LINES + "[" * 200_000 + "\n"), "line 301: not JSON"),
     "a number of too many digits": (_file("a.jsonl", _LINES + '{"text": ' + "9" * 5000 + "}\n"), "line 301"),
     "chats for texts": (_file("a.jsonl", '{"messages": [{"role": "user", "content": "a"}]}\n' * 400), "phiforge finetune"),
-    "a JSON file": (_file("a.json", '[{"text": "a"}]'), ".json is not a text format"),
+    "a JSON list without end": (_file("a.json", '[{"text": "a"}'), "record 2: not JSON"),
+    "a settings file": (_file("a.json", '{"name": "a"}'), 'no "text" of type string (has: name)'),
     "a link to itself": (_link("a.txt", "a.txt"), "leads to itself"),
-    "a link to itself in a folder": (_link("a.txt", "a.txt", inside=True), "leads to itself"),
-    "a link to the folder above": (_link("above", "..", inside=True), "loop"),
+    "a link to itself in a folder": (_link("a.txt", "a.txt", inside=True, text=False), "leads to itself"),
+    "a link to the folder above": (_link("above", "..", inside=True, text=False), "loop"),
     "a link to nothing": (_link("a.txt", "nowhere"), "no such file or folder"),
     "one text over and over": (_folder(a_DOT_txt=WORDS_OF_TEXT, b_DOT_txt=WORDS_OF_TEXT), "too little text"),
     "a device": (lambda folder: Path("/dev/null"), "/dev/null"),
