@@ -25,7 +25,7 @@ from phiforge.evaluate.needle import DISTANCES, Found, Needles, ask, make_needle
 from phiforge.evaluate.positions import Bin, Excerpt, by_position, carries_state, edges, held_bytes, longest, streamed, windowed
 from phiforge.evaluate.stage import load_model, token_byte_lengths
 from phiforge.models.inspect import count_parameters
-from phiforge.report.memory import bits_table, memory_sentence, needle_table
+from phiforge.report.memory import bits_table, memory_sentences, needle_table
 
 SCHEMA_VERSION = 1
 CLEAR = 2.0  # standard errors that a gain must be above zero to be called one
@@ -87,14 +87,15 @@ def run(config: MemoryConfig, parents: dict[str, Run], run: RunWriter) -> dict[s
         found["needles"] = _needles(config, subjects, run)
     if "recall" in parents:
         found["recall"] = recall_of(parents["recall"])
-    found["sentence"] = memory_sentence(found)
+    found["sentence"] = " ".join(memory_sentences(found))
     atomic.write_json(run.path / MEMORY, found)
     for table in (bits_table(found), needle_table(found)):
         if table is not None:
             console.table(*table)
     for note in found["notes"]:
         run.log(f"note: {note}")
-    run.log(found["sentence"])
+    for sentence in memory_sentences(found):
+        run.log(sentence)
     return _metrics(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from phiforge.report import memory
 from phiforge.report.format import count, duration, number, size, some
 from phiforge.report.read import RunView, number_of
 
@@ -27,11 +28,16 @@ def _ending(view: RunView) -> str:
 def _outcome(view: RunView) -> str:
     if isinstance(view.evaluation.get("sentence"), str):
         return str(view.evaluation["sentence"])
-    for describe in (_training, _gates, _data, _tokenizer):
+    for describe in (_memory, _training, _gates, _data, _tokenizer):
         sentence = describe(view)
         if sentence:
             return sentence
     return ""
+
+
+def _memory(view: RunView) -> str:
+    found = memory.read(view.path)
+    return memory.memory_sentences(found)[0] if found else ""
 
 
 def _training(view: RunView) -> str:

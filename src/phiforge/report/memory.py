@@ -5,8 +5,10 @@ Everything is computed from the numbers in the files: a model that gains nothing
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from phiforge.report.read import dicts, number_of
@@ -15,6 +17,18 @@ Table = tuple[str, list[str], list[list[Any]]]  # title, columns, rows: as core.
 TASKS = {"recall": ("Recall of pairs", "pairs"), "copy": ("Copying", "symbols")}
 BUDGETS = {"steps": "equal steps and tokens", "seconds": "equal CPU seconds"}
 _CLEAR = 2.0  # standard errors that a gain must lie above zero to be called one
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """memory.json, or recall.json under the key `recall`, of a run folder; empty where there is neither or it is damaged."""
+    for name in ("memory.json", "recall.json"):
+        try:
+            data = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(data, dict):
+            return data if name == "memory.json" else {"recall": data}
+    return {}
 
 
 # -- the synthetic part -------------------------------------------------------------------------------------------
@@ -48,7 +62,13 @@ def held(found: dict[str, Any], kind: str, task: str, budget: str = "steps") -> 
 
 def recall_sentence(found: dict[str, Any]) -> str:
     """What the synthetic tasks came to, in plain words."""
-    said = []
+    return " ".join(_recall_said(found))
+
+
+def _recall_said(found: dict[str, Any]) -> Iterable[str]:
+    """A sentence for each task."""
+    steps, seeds = found.get("steps"), len(found.get("seeds") or [])
+    after = f"after {steps:,} steps each, mean of {seeds} {'seed' if seeds == 1 else 'seeds'}"
     for task, (title, unit) in TASKS.items():
         sizes = [entry["size"] for entry in dicts(found.get("asked")) if entry.get("task") == task]
         if not sizes:
@@ -58,9 +78,7 @@ def recall_sentence(found: dict[str, Any]) -> str:
             reached = held(found, kind["name"], task)
             most = " (the most that was asked)" if reached == max(sizes) else ""
             parts.append(f"{kind['label']} holds {f'up to {reached:,} {unit}{most}' if reached else f'not even {min(sizes)} {unit}'}")
-        said.append(f"{title}, at {found['threshold']:.0%} or better: {'; '.join(parts)}.")
-    steps, seeds = found.get("steps"), len(found.get("seeds") or [])
-    return " ".join(said) + f" After {steps:,} steps each, mean of {seeds} {'seed' if seeds == 1 else 'seeds'}."
+        yield f"{title}, {100 * found['threshold']:.0f} % right or better: {'; '.join(parts)} ({after})."
 
 
 def recall_table(found: dict[str, Any], budget: str = "steps") -> Table:
@@ -68,23 +86,21 @@ def recall_table(found: dict[str, Any], budget: str = "steps") -> Table:
     kinds = dicts(found.get("kinds"))
     rows: list[list[Any]] = []
     for entry in dicts(found.get("asked")):
-        row: list[Any] = [TASKS[entry["task"]][0], entry["size"], f"{entry['bits']:,.0f}", f"{entry['bound']:.0%}"]
+        row: list[Any] = [TASKS[entry["task"]][0], entry["size"], f"{entry['bits']:,.0f}", f"{100 * entry['bound']:.0f}"]
         for kind in kinds:
             at = {size_: rest for size_, *rest in accuracies(found, kind["name"], entry["task"], budget)}
             row.append(_accuracy(at.get(entry["size"])))
         rows.append(row)
-    columns = ["", "size", "bits asked", f"most that {found['state_bits']:,} bits allow", *(kind["label"] for kind in kinds)]
-    return f"Right answers, {BUDGETS[budget]} (chance {found['chance']:.1%})", columns, rows
+    columns = ["", "size", "bits asked", "bound, %", *(f"{kind['label']}, %" for kind in kinds)]
+    return f"Right answers, {BUDGETS[budget]} (chance {100 * found['chance']:.1f} %)", columns, rows
 
 
 def _accuracy(values: Sequence[float | None] | None) -> str:
-    """mean ± standard error (least to greatest of the seeds)."""
-    if values is None or values[0] is None:
+    """The mean over seeds and its standard error, in percent."""
+    if not values or values[0] is None:
         return "–"
-    mean, error, low, high = values
-    if error is None or low is None or high is None:
-        return f"{mean:.1%}"
-    return f"{mean:.1%} ± {error:.1%} ({low:.0%} to {high:.0%})"
+    mean, error = values[0], values[1]
+    return f"{100 * mean:.1f}" if error is None else f"{100 * mean:.1f} ± {100 * error:.1f}"
 
 
 # -- trained language models --------------------------------------------------------------------------------------
@@ -120,13 +136,13 @@ def bits_table(found: dict[str, Any]) -> Table | None:
         cells: list[Any] = [f"{first:,} to {row['last']:,}"]
         for model in models:
             place: Any = row.get(model["role"])
-            sliding = " (sliding window)" if place and place["how"] == "sliding" else ""
+            sliding = " *" if place and place["how"] == "sliding" else ""
             cells.append(_score(place["bits_per_byte"]) + sliding if place else "–")
         cells += [_score(row.get(role, {}).get("gain")) for role in forgetful]
         rows.append(cells)
     columns = ["tokens before", *(name_of(found, model["role"]) for model in models)]
-    columns += [f"{name_of(found, role)}: saved by what lies before the last {part['forget']:,} tokens" for role in forgetful]
-    return "Bits per byte by place in the text", columns, rows
+    columns += [f"{name_of(found, role)}: saved by older text" for role in forgetful]
+    return "Bits per byte by place in the text (* = through a sliding window)", columns, rows
 
 
 def needle_table(found: dict[str, Any]) -> Table | None:
@@ -148,23 +164,23 @@ def needle_table(found: dict[str, Any]) -> Table | None:
     columns = ["tokens between"]
     for model in models:
         name = name_of(found, model["role"])
-        columns += [f"{name}: bits gained against no needle", "against a wrong one", "right of ten"]
-    return "Needles: a made fact, asked for later", columns, rows
+        columns += [f"{name}: against none", f"{name}: against wrong", f"{name}: right of ten"]
+    return "Needles: bits gained against no needle and a wrong one, and the choice of ten", columns, rows
 
 
 def _share(value: Any) -> str:
     if not isinstance(value, dict) or number_of(value.get("value")) is None:
         return "–"
     error = number_of(value.get("standard_error"))
-    return f"{value['value']:.0%}" + (f" ± {error:.0%}" if error is not None else "") + f" of {value.get('n', 0):,}"
+    return f"{100 * value['value']:.0f}" + (f" ± {100 * error:.0f}" if error is not None else "") + " %"
 
 
-def memory_sentence(found: dict[str, Any]) -> str:
-    """The verdict in plain words: what far text is worth to each model, how far a needle is found, and what was held of the made tasks."""
-    parts = [*_positions_said(found), *_needles_said(found)]
-    if isinstance(found.get("recall"), dict):
-        parts.append(recall_sentence(found["recall"]))
-    return " ".join(parts) or "Nothing could be measured: the held-out text is too short."
+def memory_sentences(found: dict[str, Any]) -> list[str]:
+    """The verdict in plain words: what was held of the made tasks, what far text is worth to each model, how far a needle is found."""
+    recall = found.get("recall")
+    parts = [*_recall_said(recall)] if isinstance(recall, dict) else []
+    parts += [*_positions_said(found), *_needles_said(found)]
+    return parts or ["Nothing could be measured: the held-out text is too short."]
 
 
 def _positions_said(found: dict[str, Any]) -> Iterable[str]:

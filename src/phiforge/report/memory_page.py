@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
-from phiforge.report.format import count, size
+from phiforge.report.format import size
 from phiforge.report.html import Markup, card, details, join, table, tag
-from phiforge.report.memory import BUDGETS, TASKS, accuracies, bits_table, name_of, needle_table, recall_sentence, recall_table
+from phiforge.report.memory import BUDGETS, TASKS, accuracies, bits_table, memory_sentences, name_of, needle_table, read, recall_table
 from phiforge.report.read import RunView, dicts, number_of
 from phiforge.report.svg import Chart, Series, draw
 
@@ -31,12 +29,12 @@ def _recall_chart(found: dict[str, Any], task: str, budget: str) -> Chart:
     places = sorted({first + i * (last - first) / 60 for i in range(61)} | {math.log2(knee)})
     bound = [_most(found["state_bits"] / 2**place, found["values"]) for place in places]
     series.append(Series(f"most that {found['state_bits']:,} bits allow", places, bound, look=0))
-    ticks = tuple((float(place), count(2**place)) for place in range(math.floor(first), last + 1, 2))
+    ticks = tuple((float(place), f"{2**place:,}") for place in range(math.floor(first), last + 1, 2))
     return Chart(
         TASKS[task][0],
-        f"right answers, {BUDGETS[budget]}",
+        f"share of right answers, {BUDGETS[budget]} (dashes: chance, {100 * found['chance']:.1f} %)",
         tuple(series),
-        levels=(("chance", found["chance"]),),
+        levels=(("", found["chance"]),),  # a label would lie under the legend: the caption names it
         x_label=TASKS[task][1],
         span=(0.0, 1.04),
         x_ticks=ticks,
@@ -66,11 +64,10 @@ def recall_card(found: dict[str, Any]) -> Markup:
     more = [figure(_recall_chart(found, task, budget)) for budget in budgets[1:] for task in tasks]
     note = (
         "Random pairs to be recalled, random strings to be repeated: nothing but memory helps. Bands run from the worst seed to the best."
-        f" The broken-off line is no model: it is what {found['state_bits']:,} bits allow at most (rate-distortion bound)."
+        f" The line without a colour is no model: it is what {found['state_bits']:,} bits allow at most (rate-distortion bound)."
     )
     return card(
         "Made-up tasks, trained from nothing",
-        tag("p", recall_sentence(found)),
         tag("div", join(charts), klass="grid"),
         table(*recall_table(found, "steps")[1:]),
         tag("h3", "At equal CPU seconds") if more else "",
@@ -162,7 +159,7 @@ def _over_places(
 ) -> Chart:
     low, high = min(min(one.x) for one in series), max(max(one.x) for one in series)
     step = max(1, round((high - low) / 6))
-    ticks = tuple((float(place), count(2**place)) for place in range(math.floor(low), math.ceil(high) + 1, step))
+    ticks = tuple((float(place), f"{2**place:,}") for place in range(math.floor(low), math.ceil(high) + 1, step))
     return Chart(title, unit, tuple(series), x_label=x_label, borders=borders, zero=zero, levels=levels, x_ticks=ticks)
 
 
@@ -224,18 +221,6 @@ def figure(chart: Chart) -> Markup:
     return tag("figure", join([tag("figcaption", join([chart.title, unit])), draw(chart)]))
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """memory.json, or recall.json under the key `recall`, of a run folder; empty where there is neither or it is damaged."""
-    for name in ("memory.json", "recall.json"):
-        try:
-            data = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(data, dict):
-            return data if name == "memory.json" else {"recall": data, "sentence": data.get("sentence")}
-    return {}
-
-
 def section(view: RunView) -> Markup:
     """All of it, for the page of a run; empty for a run that measured no memory. Damaged figures cost this part only."""
     found = read(view.path)
@@ -243,7 +228,7 @@ def section(view: RunView) -> Markup:
         return Markup("")
     try:
         recall = found.get("recall")
-        verdict = card("Where it suffices, and where it doesn't", tag("p", str(found["sentence"]))) if found.get("sentence") else Markup("")
+        verdict = card("Where it suffices, and where it doesn't", *(tag("p", text) for text in memory_sentences(found)))
         parts = [verdict, recall_card(recall) if isinstance(recall, dict) else "", models_card(found), positions_card(found)]
         return join([*parts, needles_card(found)])
     except (KeyError, TypeError, ValueError) as error:
