@@ -295,6 +295,7 @@ _OF_ANY_FAMILY = ("family", "vocab_size", "context_length", "dropout")
 def _forget_other_family(cls: type[Config], name: str, config: dict[str, Any], change: Any) -> None:
     """Where a model of another kind is asked for, what the recipe says of its own kind's shape has no meaning any more."""
     before, annotation = config.get(name), cls.model_fields[name].annotation
-    new = isinstance(before, dict) and isinstance(change, Mapping) and "family" in change
-    if new and config_type(annotation, before) is not config_type(annotation, change):
+    if not (isinstance(before, dict) and isinstance(change, Mapping) and "family" in change):
+        return
+    if config_type(annotation, before) is not config_type(annotation, change):
         config[name] = {key: value for key, value in before.items() if key in _OF_ANY_FAMILY}

@@ -124,7 +124,7 @@ def _notes(training: Training, law: Law, *, from_package: bool) -> list[str]:
         if far:
             notes.append(
                 f"{far} of {len(DOCUMENT)} rows (marked ?) lie over {FAR} times beyond the largest run ({bytes_text(law.largest)}):"
-                " there the law is a guess, and its interval knows only of noise, not of whether it still holds"
+                " no number is given there, and the interval knows only of noise, not of whether the law still holds"
             )
     how = (
         "measured on the recipe's own text"
@@ -142,12 +142,16 @@ def cells(scaling: Scaling, duration: Any) -> list[list[str]]:
     """The table's rows as text. duration: seconds to words."""
     rows = []
     for row in scaling.rows:
-        mark = " ?" if row.far else ""
-        bits = [f"{row.bits_per_byte.value:.2f}{mark}", _interval(row.bits_per_byte, 2)] if row.bits_per_byte else ["too few runs", ""]
-        per_token = [f"{row.perplexity.value:,.0f}{mark}", _interval(row.perplexity, 0)] if row.perplexity else ["", ""]
+        bits = [_value(row.bits_per_byte, 2, row.far), _interval(row.bits_per_byte, 2)] if row.bits_per_byte else ["too few runs", ""]
+        per_token = [_value(row.perplexity, 0, row.far), _interval(row.perplexity, 0)] if row.perplexity else ["", ""]
         own = [duration(row.seconds), size(scaling.training.memory), size(row.disk)]
         rows.append([row.corpus.name, row.corpus.perplexity, row.corpus.time, row.corpus.memory, *bits, *per_token, *own])
     return rows
+
+
+def _value(said: Predicted, digits: int, far: bool) -> str:
+    """The law's own number only where runs are near enough to stand behind it."""
+    return "?" if far else f"{said.value:,.{digits}f}"
 
 
 def _interval(said: Predicted, digits: int) -> str:

@@ -33,7 +33,7 @@ def predicted_rows(law: Law) -> list[list[str]]:
     for corpus in DOCUMENT:
         said = law.at(corpus.bytes)
         far = "a guess: over 100 times the largest run" if said and corpus.bytes > FAR * law.largest else ""
-        value = [f"{said.value:.2f}", f"{said.low:.2f} to {said.high:.2f}"] if said else ["too few runs to say", ""]
+        value = ["?" if far else f"{said.value:.2f}", f"{said.low:.2f} to {said.high:.2f}"] if said else ["too few runs to say", ""]
         rows.append([corpus.name, *value, far, corpus.perplexity])
     return rows
 
@@ -42,7 +42,7 @@ def figure(laws: Sequence[Law]) -> Markup:
     """Runs and laws over the text read, on a logarithmic axis of millions of bytes, as an inline SVG. Loads matplotlib."""
     from phiforge.report.svg import Chart, Series, draw
 
-    series = []
+    series: list[Series] = []
     for law in laws:
         if not law.points:
             continue

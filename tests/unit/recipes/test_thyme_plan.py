@@ -118,6 +118,8 @@ def test_a_law_gives_every_size_an_interval_and_far_ones_a_mark(tmp_path: Path, 
         assert row.bits_per_byte.low <= row.bits_per_byte.value <= row.bits_per_byte.high
         assert row.perplexity.value == pytest.approx(2 ** (row.bits_per_byte.value * table.training.density))
         assert row.far == (row.corpus.bytes > 25.6e9)
+    shown = {cells[0]: cells[4] for cells in scaling.cells(table, plan.duration)}
+    assert shown[DOCUMENT[-1].name] == "?" and shown[DOCUMENT[1].name] == f"{table.rows[1].bits_per_byte.value:.2f}"  # type: ignore[union-attr]
     by_size = sorted(table.rows, key=lambda row: row.corpus.bytes)
     assert by_size[0].bits_per_byte.value > by_size[-1].bits_per_byte.value  # type: ignore[union-attr]
     assert table.rows[0].seconds == pytest.approx(5e6 / table.training.density / 1000)
