@@ -75,8 +75,12 @@ class Lines:
 
     def close(self) -> None:
         """Write what is held."""
-        if not self._file.closed:
-            self._flush()
+        self._flush()
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close without writing what is held: a full disk would refuse it again."""
+        with contextlib.suppress(OSError):
             self._file.close()
 
 
@@ -170,6 +174,7 @@ class PartWriter:
         self._tokens = {side: self._new(f".{side}.tok").open("wb") for side in SIDES} if tokens is not None else {}
         self._type = tokens
         self._rows = self._new(".rows").open("wb") if signatures else None
+        self._streams = (*self._tokens.values(), *([self._rows] if self._rows else []))
         self._columns = {name: array("q") for name in _COLUMNS}
         self._digests, self._keys = bytearray(), bytearray()
         self.reasons: list[str] = [""]  # the number of a reason; 0: came through
@@ -223,7 +228,8 @@ class PartWriter:
         for name, lines in [*self._lines.items(), *([("dropped", self._dropped)] if self._dropped else [])]:
             lines.close()
             arrays[f"frames_{name}"] = np.array(lines.frames, np.int64).reshape(-1, 2)
-        self._close()
+        for stream in self._streams:
+            stream.close()
         with self._new(".npz").open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
         sizes = {suffix: self._temporary(suffix).stat().st_size for suffix in self._made}
@@ -236,16 +242,13 @@ class PartWriter:
     def _temporary(self, suffix: str) -> Path:
         return self.folder / f".{self.key}-{os.getpid()}{suffix}"
 
-    def _close(self) -> None:
-        for stream in (*self._tokens.values(), *([self._rows] if self._rows else [])):
-            stream.close()
-
     def drop(self) -> None:
         """Take away what is left of it."""
-        with contextlib.suppress(OSError):  # a full disk refuses the rest again
-            self._close()
-            for lines in (*self._lines.values(), *([self._dropped] if self._dropped else [])):
-                lines.close()
+        for lines in (*self._lines.values(), *([self._dropped] if self._dropped else [])):
+            lines.abandon()
+        for stream in self._streams:
+            with contextlib.suppress(OSError):
+                stream.close()
         for suffix in self._made:
             self._temporary(suffix).unlink(missing_ok=True)
 
