@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -50,6 +50,13 @@ class DataPrepareConfig(Config):
     )
     part_bytes: int = Field(
         default=1 << 24, ge=1 << 10, description="bytes of input that a worker takes at once: what is done again after a crash"
+    )
+    executor: Literal["processes", "datatrove", "slurm", "ray"] = Field(
+        default="processes",
+        description="what runs the workers: processes, or datatrove's local, Slurm or Ray executor (extra corpus); the result is the same",
+    )
+    executor_options: dict[str, Any] = Field(
+        default={}, description="arguments of datatrove's executor: partition, time, tasks, mem_per_cpu_gb, venv_path, ...; address of Ray"
     )
     split: Literal["document", "tail", "chunks"] = Field(
         default="document",

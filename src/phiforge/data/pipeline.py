@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +86,7 @@ def make_parts(work: Work, config: DataPrepareConfig, folder: Path, tokenizer: P
     named = str(tokenizer) if tokenizer else None
     tasks = _Tasks([PartTask(key, str(folder), group, settings, named) for key, group in zip(keys_of, work.groups, strict=True)])
     keys: dict[int, str] = {}
-    with Meter("reading", work.size, say) as meter, closing(run_all(make_part, tasks, jobs=jobs)) as outcomes:
+    with Meter("reading", work.size, say) as meter, closing(_outcomes(tasks, config, jobs)) as outcomes:
         for index, made in outcomes:
             if isinstance(made, Exception):
                 raise made
@@ -95,6 +95,15 @@ def make_parts(work: Work, config: DataPrepareConfig, folder: Path, tokenizer: P
             tasks.done(index, made)
             meter.add(tasks[index].size, made)
     return [Part(folder, keys[index]) for index in sorted(keys)]
+
+
+def _outcomes(tasks: Sequence[PartTask], config: DataPrepareConfig, jobs: int) -> Generator[tuple[int, Any], None, None]:
+    if config.executor == "processes":
+        yield from run_all(make_part, tasks, jobs=jobs)
+    else:
+        from phiforge.data.datatrove import run_parts  # its library is an extra
+
+        yield from run_parts(tasks, config, jobs)
 
 
 def again(tasks: list[SecondTask], jobs: int, say: Say) -> None:

@@ -25,7 +25,8 @@ from phiforge.data.tokenizer import Tokenizer
 from phiforge.data.unit import Unit
 
 VERSION = 1  # raise it when the same input would make another part
-_NOT_IN_PARTS = {"source", "workers", "min_bytes", "deduplicate", "near_duplicate_threshold", "evaluation", "part_bytes"}
+_ELSEWHERE = {"source", "evaluation", "workers", "executor", "executor_options", "part_bytes"}  # told by the units, or no matter
+_NOT_IN_PARTS = _ELSEWHERE | {"min_bytes", "deduplicate", "near_duplicate_threshold"}
 _ROOM = 64_000_000  # bytes of disk without which no part is begun
 
 
