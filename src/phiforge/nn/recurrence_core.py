@@ -26,9 +26,10 @@ class Core(torch.autograd.Function):
         ctx: Any, found: Tensor, faded: Tensor, into: Tensor, whole: Tensor, v: Tensor, beta: Tensor | None, initial: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dv, first = v.shape[2], 0 if beta is None else 1
+        kept: tuple[Tensor, ...] = ()
         if beta is None:
             states = _carry(whole.expand(len(v), 1, -1), v.mT @ into, initial)
-            written, kept = v, ()
+            written = v
         else:
             mixing = found[:, 0] * beta.unsqueeze(2)
             eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)

@@ -1,8 +1,8 @@
 """The scan as Triton kernels, for CUDA: one program a row of the batch, the state in registers, backward by hand as in `recurrence.c`.
 
-Checked in Triton's interpreter against the loop (tests/parity/test_recurrence_gpu.py, which runs on the card itself where there is one).
-Not yet run on a card, so nothing is known of its speed there: with few rows `form="chunk"` may be faster.
-Triton comes with torch's CUDA wheels; it is imported on first use.
+Not yet run on a card: tests/parity/test_recurrence_gpu.py compares it with the loop in Triton's interpreter, and on the card where there is
+one. So nothing is known of its speed: tokens go one after another, and with few rows `form="chunk"` may be faster. Triton comes with
+torch's CUDA wheels; it is imported on first use.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _Scan(torch.autograd.Function):
         *saved, borders, error = ctx.saved_tensors
         saved = iter(saved)
         given = [next(saved) if there else None for there in ctx.present]
-        k = given[0]
+        k: Any = given[0]
         rows, length, dk = k.shape
         outer = [None if x is None else x.contiguous() for x in (d_read, d_states, d_final)]
         made = [None if x is None else torch.empty_like(x) for x in given[:6]]

@@ -84,10 +84,9 @@ class _Scan(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         rows, length, dk = k.shape
         dv = v.shape[2]
-        inputs = {"k": k, "v": v, "q": q, "decay": None if log_decay is None else log_decay.exp(), "beta": beta, "initial": state}
-        inputs = {name: x.contiguous() for name, x in inputs.items() if x is not None}
-        if reset is not None:
-            inputs["reset"] = reset.contiguous()
+        decay = None if log_decay is None else log_decay.exp()
+        given = {"k": k, "v": v, "q": q, "decay": decay, "beta": beta, "initial": state, "reset": reset}
+        inputs = {name: x.contiguous() for name, x in given.items() if x is not None}
         made = {"final": k.new_empty(rows, dv, dk)}
         if q is not None:
             made["read"] = k.new_empty(rows, length, q.shape[2], dv)

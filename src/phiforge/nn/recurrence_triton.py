@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """The two kernels of recurrence_gpu.py. Imports triton at the top: only recurrence_gpu.py, on first use, imports this file.
 
 One program a row. Tiles are BV x BK, powers of two; what lies outside DV x DK is loaded as 0 and stays 0.
