@@ -36,8 +36,7 @@ def _outcome(view: RunView) -> str:
 
 
 def _memory(view: RunView) -> str:
-    found = memory.read(view.path)
-    return memory.memory_sentences(found)[0] if found else ""
+    return memory.opening(view.path)
 
 
 def _training(view: RunView) -> str:

@@ -15,6 +15,7 @@ from phiforge.report.read import dicts, number_of
 
 Table = tuple[str, list[str], list[list[Any]]]  # title, columns, rows: as core.console.table takes them
 TASKS = {"recall": ("Recall of pairs", "pairs"), "copy": ("Copying", "symbols")}
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError)  # what foreign or torn figures raise
 BUDGETS = {"steps": "equal steps and tokens", "seconds": "equal CPU seconds"}
 _CLEAR = 2.0  # standard errors that a gain must lie above zero to be called one
 
@@ -29,6 +30,15 @@ def read(folder: Path) -> dict[str, Any]:
         if isinstance(data, dict):
             return data if name == "memory.json" else {"recall": data}
     return {}
+
+
+def opening(folder: Path) -> str:
+    """The first sentence of the verdict; empty where there is none, or it can't be made of damaged figures."""
+    found = read(folder)
+    try:
+        return memory_sentences(found)[0] if found else ""
+    except DAMAGED:
+        return ""
 
 
 # -- the synthetic part -------------------------------------------------------------------------------------------
@@ -76,7 +86,7 @@ def _recall_said(found: dict[str, Any]) -> Iterable[str]:
         parts = []
         for kind in dicts(found.get("kinds")):
             reached = held(found, kind["name"], task)
-            most = " (the most that was asked)" if reached == max(sizes) else ""
+            most = ", the most that was asked" if reached == max(sizes) else ""
             parts.append(f"{kind['label']} holds {f'up to {reached:,} {unit}{most}' if reached else f'not even {min(sizes)} {unit}'}")
         yield f"{title}, {100 * found['threshold']:.0f} % right or better: {'; '.join(parts)} ({after})."
 

@@ -7,7 +7,18 @@ from typing import Any
 
 from phiforge.report.format import size
 from phiforge.report.html import Markup, card, details, join, table, tag
-from phiforge.report.memory import BUDGETS, TASKS, accuracies, bits_table, memory_sentences, name_of, needle_table, read, recall_table
+from phiforge.report.memory import (
+    BUDGETS,
+    DAMAGED,
+    TASKS,
+    accuracies,
+    bits_table,
+    memory_sentences,
+    name_of,
+    needle_table,
+    read,
+    recall_table,
+)
 from phiforge.report.read import RunView, dicts, number_of
 from phiforge.report.svg import Chart, Series, draw
 
@@ -231,5 +242,5 @@ def section(view: RunView) -> Markup:
         verdict = card("Where it suffices, and where it doesn't", *(tag("p", text) for text in memory_sentences(found)))
         parts = [verdict, recall_card(recall) if isinstance(recall, dict) else "", models_card(found), positions_card(found)]
         return join([*parts, needles_card(found)])
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         return card("Memory", tag("p", f"its figures could not be read ({type(error).__name__}: {error})"), klass="trouble")
