@@ -209,9 +209,9 @@ def _refuse_changed(unit: Unit, intake: Intake) -> None:
 
 def nothing_read(source: str, intake: Intake) -> DataError:
     """That a source gave no document at all, with the reasons."""
-    example = next(iter(intake.examples.values()), "") if len(intake.skipped) == 1 else ""
+    first = next((example for example in intake.examples.values() if ": " in example), "")  # one that says more than its reason
     reasons = intake.reasons() or "no text in it"
-    return DataError(f"{source}: no document could be read ({reasons}{f', for example {example}' if example else ''})", fix=WANTED)
+    return DataError(f"{source}: no document could be read ({reasons}){f', the first: {first}' if first else ''}", fix=WANTED)
 
 
 def read_file(file: SourceFile, intake: Intake) -> Iterator[Document]:
