@@ -88,8 +88,6 @@ def make_parts(work: Work, config: DataPrepareConfig, folder: Path, tokenizer: P
     keys: dict[int, str] = {}
     with Meter("reading", work.size, say) as meter, closing(_outcomes(tasks, config, jobs)) as outcomes:
         for index, made in outcomes:
-            if isinstance(made, Exception):
-                raise made
             if made.units:
                 keys[index] = made.key
             tasks.done(index, made)
@@ -106,13 +104,20 @@ def _outcomes(tasks: Sequence[PartTask], config: DataPrepareConfig, jobs: int) -
         yield from run_parts(tasks, config, jobs)
 
 
+def _outcomes(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Generator[tuple[int, Any], None, None]:
+    """What `run_all` gives; the first failure is raised, which stops the other workers."""
+    for index, outcome in run_all(function, tasks, jobs=jobs):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield index, outcome
+
+
 def again(tasks: list[SecondTask], jobs: int, say: Say) -> None:
     """The second pass over the parts that need one. Raises what the first worker that fails raises."""
     began = time.monotonic()
-    with closing(run_all(second_pass, tasks, jobs=jobs)) as outcomes:
-        for _, outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+    with closing(_outcomes(second_pass, tasks, jobs)) as outcomes:
+        for _ in outcomes:
+            pass
     if time.monotonic() - began > 10:
         say(f"{len(tasks):,} parts were sorted anew in {time.monotonic() - began:.0f} s")
 

@@ -11,6 +11,7 @@ the parts, without any text, say what is too much, a duplicate, held out; and th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -221,7 +222,7 @@ def _join(
         if known is not None:
             dtype, mine = token_type(known.vocab_size), [found[name] for found in every]
             key = split_key(reports[name]["sha256"], known)
-            save_packed(out / "packed" / name, key, lambda at, mine=mine, dtype=dtype: join_tokens(at, mine, dtype))
+            save_packed(out / "packed" / name, key, functools.partial(join_tokens, pieces=mine, dtype=dtype))
             reports[name]["tokens"] = side.tokens
     return reports
 

@@ -160,9 +160,11 @@ def _cut(part: Part, state: np.ndarray, task: SecondTask, cut: Cut) -> None:
             digests[side].append(hashlib.sha256(encoded).digest())
             for column, value in zip(_COLUMNS, (len(piece.text), len(encoded), count), strict=True):
                 numbers[f"{side}_{column}"].append(value)
-    for stream in (*out.values(), *tokens.values()):
+    for lines in out.values():
+        lines.close()
+    for stream in tokens.values():
         stream.close()
-    arrays = {name: np.array(values, np.int64) for name, values in numbers.items()}
+    arrays: dict[str, np.ndarray] = {name: np.array(values, np.int64) for name, values in numbers.items()}
     arrays |= {f"{name}_digest": np.frombuffer(b"".join(digests[name]), np.uint8).reshape(-1, 32) for name in SIDES}
     np.savez(part.path(f"{MARK}.npz"), allow_pickle=False, **arrays)
 
