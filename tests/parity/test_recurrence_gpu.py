@@ -1,8 +1,11 @@
-"""The Triton form of the scan = the loop, forward and gradient: on a CUDA device where there is one, else in Triton's interpreter."""
+"""The Triton form of the scan = the loop, forward and gradient, on a CUDA device. Without one:
+
+TRITON_INTERPRET=1 pytest tests/parity/test_recurrence_gpu.py      # needs the package triton
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from typing import Any
 
 import pytest
@@ -14,11 +17,13 @@ from phiforge.nn.recurrence import scan
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def device() -> str:
     pytest.importorskip("triton", reason="the package triton is not installed")
-    if not torch.cuda.is_available():
-        monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when the kernels are first imported, below
-    yield "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if os.environ.get("TRITON_INTERPRET") != "1":  # triton reads it on import: too late to set it here
+        pytest.skip("no CUDA device; with TRITON_INTERPRET=1 Triton's interpreter stands in for one")
+    return "cpu"
 
 
 def with_gradients(inputs: dict[str, Tensor], **how: Any) -> list[Tensor]:
@@ -27,7 +32,7 @@ def with_gradients(inputs: dict[str, Tensor], **how: Any) -> list[Tensor]:
     outputs = [x for x in (made.read, made.states, made.final) if x is not None]
     noise = torch.Generator().manual_seed(1)
     loss = sum((x * torch.randn(x.shape, generator=noise).to(x.device)).sum() for x in outputs)
-    return [*outputs, *torch.autograd.grad(loss, [x for name, x in leaves.items() if name != "reset"])]
+    return [*(x.detach() for x in outputs), *torch.autograd.grad(loss, [x for name, x in leaves.items() if name != "reset"])]
 
 
 @pytest.mark.parametrize("length", [1, 19])
