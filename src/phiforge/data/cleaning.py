@@ -13,10 +13,11 @@ from phiforge.data import quality
 from phiforge.data.config import DataPrepareConfig
 from phiforge.data.contamination import EvaluationSet, decontaminate
 from phiforge.data.document import Document
-from phiforge.data.filters import may_hold_gutenberg, strip_gutenberg
-from phiforge.data.flags import Finding, licence_findings, personal_findings
+from phiforge.data.filters import GUTENBERG_WORDS, strip_gutenberg
+from phiforge.data.flags import LICENCE_WORDS, Finding, licence_findings, may_hold, personal_findings
 from phiforge.data.language import language_check
 
+_MARKS = (*LICENCE_WORDS, *GUTENBERG_WORDS)
 Check = Callable[[str], str | None]  # a text -> why it is left out, or None
 
 
@@ -52,9 +53,10 @@ class Cleaner:
     def __call__(self, document: Document) -> list[Cleaned]:
         """The document cleaned, or with the reason why it is left out; several pieces where passages were taken out of a long one."""
         text, encoded = document.text, document.text.encode("utf-8")
-        lower = encoded.lower()
-        made = Cleaned(text, encoded, document.source, len(encoded), licences=licence_findings(encoded, lower))
-        if self._gutenberg and may_hold_gutenberg(lower):
+        made = Cleaned(text, encoded, document.source, len(encoded))
+        marked = may_hold(text, _MARKS)  # most texts hold nothing to look at twice
+        made.licences = licence_findings(encoded) if marked else []
+        if self._gutenberg and marked:
             made.text, made.stripped = strip_gutenberg(text)
             made.encoded = made.text.encode("utf-8") if made.stripped else encoded
         empty = not made.text or made.text.isspace()

@@ -24,6 +24,7 @@ _NOTE = re.compile(
     r"|(?:Original )?Transcriber['’]?s?['’]? notes?: *\S(?:[^\n]*\S[^\n]*\n){1,30})[ \t]*\n?",
     re.I | re.M,
 )
+GUTENBERG_WORDS = ("project gutenberg ebook", "project gutenberg etext", "the small print!")  # one is in every marker of a beginning
 _NEAR = 20_000  # characters at either end of a book, where such notes stand
 
 
@@ -31,11 +32,6 @@ def normalise_line_ends(text: str) -> str:
     """CRLF and lone CR become LF; a byte-order mark at the front goes."""
     text = text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-
-
-def may_hold_gutenberg(lower: bytes) -> bool:
-    """Whether a text (UTF-8, small letters) can have a marker of Project Gutenberg: many times faster than to look for one."""
-    return b"project gutenberg e" in lower or b"the small print!" in lower
 
 
 def strip_gutenberg(text: str) -> tuple[str, bool]:

@@ -5,6 +5,7 @@ Patterns find candidates, checksums (Luhn, IBAN's mod 97) decide. It is a hint l
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections import Counter
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import tiktoken
 
 from phiforge.data.document import Document
 
@@ -31,14 +33,6 @@ LICENCES: dict[str, tuple[str, ...]] = {
     "public domain": ("public domain",),
     "copyright notice": ("copyright (c)", "copyright ©", "©"),
 }
-# Parts of those words: what holds none of them needs no second look. A search for one of them reads a gigabyte in half a second.
-_PARTS = ("licen", "creative", "cc-by", "cc by-", "all rights reserved", "gpl", "hereby granted", "redistribution", "public domain",
-          "copyright", "©")  # fmt: skip
-_WORDS = {
-    part.encode(): [(name, word.encode()) for name, words in LICENCES.items() for word in words if part in word and
-                    not any(earlier in word for earlier in _PARTS[:at])]
-    for at, part in enumerate(_PARTS)
-}  # fmt: skip
 PERSONAL = ("email", "IBAN", "credit card", "IP address", "phone number")
 KINDS = (*LICENCES, *PERSONAL)
 _EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}\b")
@@ -70,19 +64,33 @@ class Finding:
         return f"{source}, line {number}" + (f": {self.shown}" if self.shown else "")
 
 
-def licence_findings(encoded: bytes, lower: bytes | None = None) -> list[Finding]:
-    """Licence hints in a text (UTF-8) as it came, before a header is taken off. lower: the same in small letters, where it is at hand."""
-    lower = encoded.lower() if lower is None else lower
-    found: dict[str, tuple[int, int]] = {}
-    for part, words in _WORDS.items():
-        if part not in lower:
-            continue
-        for name, word in words:
-            count = lower.count(word)
-            if count:
-                before, first = found.get(name, (0, len(lower)))
-                found[name] = (before + count, min(first, lower.find(word)))
-    return [Finding(name, *found[name]) for name in LICENCES if name in found]
+@functools.cache
+def _searcher(words: tuple[str, ...]) -> tiktoken.Encoding:
+    """Many words looked for at once, whatever their case: tiktoken's engine gives tokens for what matches and nothing for the rest.
+
+    Python's own `re` would try every position (50 MB/s), a search for each word reads the text as often (130 MB/s); this reads 570 MB/s.
+    """
+    pattern = f"(?i:{'|'.join(map(re.escape, words))})"
+    return tiktoken.Encoding("words", pat_str=pattern, mergeable_ranks={bytes([i]): i for i in range(256)}, special_tokens={})
+
+
+def may_hold(text: str, words: tuple[str, ...]) -> bool:
+    """Whether one of `words` may be in a text; never False where one is."""
+    return bool(_searcher(words).encode_ordinary(text))
+
+
+LICENCE_WORDS = tuple(word for words in LICENCES.values() for word in words)
+
+
+def licence_findings(encoded: bytes) -> list[Finding]:
+    """Licence hints in a text (UTF-8) as it came, before a header is taken off."""
+    lower = encoded.lower()
+    found = []
+    for name, words in LICENCES.items():
+        places = [(lower.count(word), lower.find(word)) for word in (word.encode() for word in words) if word in lower]
+        if places:
+            found.append(Finding(name, sum(count for count, _ in places), min(at for _, at in places)))
+    return found
 
 
 def personal_findings(encoded: bytes) -> list[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +86,7 @@ def make_parts(work: Work, config: DataPrepareConfig, folder: Path, tokenizer: P
     named = str(tokenizer) if tokenizer else None
     tasks = _Tasks([PartTask(key, str(folder), group, settings, named) for key, group in zip(keys_of, work.groups, strict=True)])
     keys: dict[int, str] = {}
-    with Meter("reading", work.size, say) as meter, closing(_outcomes(tasks, config, jobs)) as outcomes:
+    with Meter("reading", work.size, say) as meter, closing(_sound(_by(config, tasks, jobs))) as outcomes:
         for index, made in outcomes:
             if made.units:
                 keys[index] = made.key
@@ -95,18 +95,17 @@ def make_parts(work: Work, config: DataPrepareConfig, folder: Path, tokenizer: P
     return [Part(folder, keys[index]) for index in sorted(keys)]
 
 
-def _outcomes(tasks: Sequence[PartTask], config: DataPrepareConfig, jobs: int) -> Generator[tuple[int, Any], None, None]:
+def _by(config: DataPrepareConfig, tasks: Sequence[PartTask], jobs: int) -> Iterator[tuple[int, Any]]:
     if config.executor == "processes":
-        yield from run_all(make_part, tasks, jobs=jobs)
-    else:
-        from phiforge.data.datatrove import run_parts  # its library is an extra
+        return run_all(make_part, tasks, jobs=jobs)
+    from phiforge.data.datatrove import run_parts  # its library is an extra
 
-        yield from run_parts(tasks, config, jobs)
+    return run_parts(tasks, config, jobs)
 
 
-def _outcomes(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Generator[tuple[int, Any], None, None]:
-    """What `run_all` gives; the first failure is raised, which stops the other workers."""
-    for index, outcome in run_all(function, tasks, jobs=jobs):
+def _sound(outcomes: Iterator[tuple[int, Any]]) -> Generator[tuple[int, Any], None, None]:
+    """The results; the first failure is raised, which stops the other workers."""
+    for index, outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
         yield index, outcome
@@ -115,7 +114,7 @@ def _outcomes(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -
 def again(tasks: list[SecondTask], jobs: int, say: Say) -> None:
     """The second pass over the parts that need one. Raises what the first worker that fails raises."""
     began = time.monotonic()
-    with closing(_outcomes(second_pass, tasks, jobs)) as outcomes:
+    with closing(_sound(run_all(second_pass, tasks, jobs=jobs))) as outcomes:
         for _ in outcomes:
             pass
     if time.monotonic() - began > 10:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from phiforge.data.document import Document
-from phiforge.data.flags import Flags, luhn, personal_data
+from phiforge.data.filters import GUTENBERG_WORDS
+from phiforge.data.flags import LICENCE_WORDS, Flags, luhn, may_hold, personal_data
 
 FOUND = {
     "write to jane.doe+x@mail.host.org, please": [("email", "jane.doe+x@mail.host.org")],
@@ -37,6 +38,15 @@ def test_found(text: str) -> None:
 @pytest.mark.parametrize("text", QUIET)
 def test_quiet(text: str) -> None:
     assert list(personal_data(text)) == []
+
+
+@pytest.mark.parametrize("word", [*LICENCE_WORDS, *GUTENBERG_WORDS])
+def test_no_hint_is_passed_over(word: str) -> None:
+    """The fast look that comes first finds each word, in any case, within a word or not, beside any character."""
+    marks = (*LICENCE_WORDS, *GUTENBERG_WORDS)
+    for text in (word, word.upper(), word.title(), f"x{word}x", f"“{word}”\n", f"{'Éa ' * 99}{word}"):
+        assert may_hold(text, marks)
+    assert not may_hold("a licence, creative, of the public; GPT and Gutenberg's press, copyrighted", marks)
 
 
 def test_luhn() -> None:
