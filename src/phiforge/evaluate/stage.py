@@ -26,6 +26,8 @@ from phiforge.evaluate.protocol import measure, metrics_of, trigram_of
 from phiforge.evaluate.sampling import sample_text
 from phiforge.models import decoder
 from phiforge.models.inspect import count_parameters
+from phiforge.models.thyme.axiom_probe import COLUMNS, probe
+from phiforge.models.thyme.axiom_probe import rows as axiom_rows
 
 SCHEMA_VERSION = 1
 
@@ -39,7 +41,8 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
     model, tokenizer = load_model(parents["model"].model_dir)
     documents = read_split(parents["data"].path, config.split)
     packed = pack(documents, tokenizer)
-    context_length = config.context_length or int(getattr(model.config, "max_position_embeddings", 1024))
+    built_for = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "training_length", 1024)
+    context_length = config.context_length or int(built_for)
     _check_fit(config, model, tokenizer, context_length)
     notes = _held_out_notes(config, parents)
     losses = _score(config, model, packed, context_length)
@@ -67,6 +70,7 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
         if config.protocol and config.protocol.trigram:
             baselines.append(trigram_baseline(trigram("keep"), packed, _specials(tokenizer)))
     summary = sentence(scores.bits_per_byte, baselines, seen=config.split == "train")
+    axioms = ask_axioms(model, tokenizer)
     atomic.write_json(
         run.path / EVALUATION,
         {
@@ -84,11 +88,15 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
             },
             "baselines": [baseline.to_json() for baseline in baselines],
             **({"protocol": windows} if windows else {}),
+            **({"axioms": axioms} if axioms else {}),
         },
     )
     _tell(run, scores, baselines, summary, notes)
     if windows:
         _tell_windows(run, windows)
+    if axioms:
+        console.table("the twelve axiom units, on words they were not taught", axioms["columns"], axioms["rows"])
+        run.log(axioms["sentence"])
     metrics = _metrics(scores, baselines) | (metrics_of(windows) if windows else {})
     run.metric({"step": 0, **metrics})
     return metrics
@@ -100,6 +108,14 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
         raise RunError(f"{folder}: no model in it", fix="give a finished run of `phiforge pretrain` or `phiforge finetune`")
     model: Any = decoder.load(folder)
     return model.to(hardware.device()).eval(), Tokenizer.load(folder)
+
+
+def ask_axioms(model: Any, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """What the axiom units of a Thyme model that was taught them mean; None for other models."""
+    if not getattr(model.config, "axiom_weight", 0):
+        return None
+    found = probe(model, tokenizer)
+    return {"columns": list(COLUMNS), "rows": axiom_rows(found), **found}
 
 
 def token_byte_lengths(tokenizer: Tokenizer) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from phiforge.core import atomic
-from phiforge.report import memory_page, sections
+from phiforge.report import evaluated, memory_page, sections
 from phiforge.report.headline import headline
 from phiforge.report.html import join, page, tag
 from phiforge.report.read import read_run
@@ -23,6 +23,8 @@ def run_page(path: Path) -> str:
             sections.figures(view),
             sections.trouble(view),
             sections.baselines(view),
+            evaluated.windows(view),
+            evaluated.axioms(view),
             memory_page.section(view),
             sections.curves(view),
             sections.samples(view),
