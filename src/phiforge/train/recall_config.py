@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from phiforge.core.config import Config
 from phiforge.models.sizes import DecoderSpec
 from phiforge.models.thyme.spec import ThymeSpec
 
 Kind = Literal["recall", "copy"]
+# What is left out of a spec that is given in part; a `size` stands for all of it.
+_MODEL: dict[str, Any] = {"width": 64, "depth": 1, "state_layers": 2, "dropout": 0.0, "initializer_range": 0.1}
+_ATTENTION: dict[str, Any] = {"family": "llama", "width": 64, "depth": 2, "heads": 2}
 
 
 class RecallConfig(Config):
@@ -21,12 +25,12 @@ class RecallConfig(Config):
     keys: int = Field(default=128, ge=2, le=65_536, description="different keys; at least as many as the largest size")
     values: int = Field(default=64, ge=2, le=65_536, description="different values, which are the symbols of copying too")
     model: ThymeSpec = Field(
-        default=ThymeSpec(width=64, depth=1, state_layers=2, dropout=0.0),
+        default=ThymeSpec(**_MODEL),
         description="the constant-state model; two state layers, since a pair is two tokens",
     )
     literal: bool = Field(default=False, description="a further arm: the first design (form: literal) at its own size")
     attention: DecoderSpec = Field(
-        default=DecoderSpec(family="llama", width=64, depth=2, heads=2),
+        default=DecoderSpec(**_ATTENTION),
         description="the attention decoder; mlp_width is set so that it has as many parameters as the model",
     )
     seeds: int = Field(default=3, ge=1, le=100, description="models of each kind, each with its own weights and rows")
@@ -52,6 +56,13 @@ class RecallConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
     test_answers: int = Field(default=1024, ge=1, description="answers of each task and size that a model is tested on, at least")
     threshold: float = Field(default=0.9, gt=0, le=1, description="accuracy from which a size counts as held")
+
+    @field_validator("model", "attention", mode="before")
+    @classmethod
+    def _with_the_rest(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, Mapping) and not value.get("size"):
+            return {**(_MODEL if info.field_name == "model" else _ATTENTION), **value}
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -115,6 +115,12 @@ def test_settings_that_cannot_be_are_one_line(wrong, said):
     assert "\n" not in str(error.value)
 
 
+def test_a_spec_given_in_part_keeps_the_rest():
+    config = build(RecallConfig, {"model": {"reads": 2}, "attention": {"depth": 3}}, where="test")
+    assert (config.model.width, config.model.reads, config.model.state_layers) == (64, 2, 2)
+    assert (config.attention.family, config.attention.width, config.attention.depth) == ("llama", 64, 3)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run of the stage: two seeds, a few steps."""
