@@ -184,7 +184,8 @@ def _ray_cluster(address: str | None, jobs: int) -> Iterator[None]:
     options: dict[str, Any] = (
         {"address": address} if address else {"num_cpus": jobs, "include_dashboard": False, "object_store_memory": 100_000_000}
     )
-    ray.init(**{"log_to_driver": False, "logging_level": "ERROR"}, **options)
+    options |= {"log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(**options)
     try:
         yield
     finally:

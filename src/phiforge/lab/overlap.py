@@ -6,21 +6,19 @@ Corpora repeat themselves (licences, headings, formulas), so passages are held a
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from phiforge.core.errors import PhiforgeError
+from phiforge.data.contamination import WORDS  # in a passage
 from phiforge.data.prepare import read_split
+from phiforge.data.words import grams, words
 
-WORDS = 13  # in a passage: the length at which Brown et al. 2020 (arXiv 2005.14165, appendix C) call a passage shared
 _MOST_HELD, _MOST_READ = 4_000_000, 60_000_000  # characters; a sample of the start where there is more
 # Shares of held-out passages: a leak is at least the first, and this many times what the baseline's own training text has; without one
 # to hold it against, half of them.
 _SHARE, _TIMES, _MUCH = 0.02, 2.0, 0.5
 _LONG = 200  # characters of a document that is more than a phrase
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def leak(train: Path, held: Path) -> Leak | None:
                 whole.add(digest)
             if read < _MOST_READ and passages:
                 read += len(document.text)
-                shared.update(passage for passage in _passages(document.text) if passage in passages)
+                shared.update(passages.intersection(_passages(document.text)))
         return Leak(len(whole), len(documents), len(shared) / len(passages) if passages else 0.0)
     except PhiforgeError:
         return None
@@ -81,7 +79,5 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
 
 
-def _passages(text: str) -> Iterator[int]:
-    words = [word.lower() for word in _WORD.findall(text)]
-    for start in range(len(words) - WORDS + 1):
-        yield hash(tuple(words[start : start + WORDS]))
+def _passages(text: str) -> list[int]:
+    return grams(words(text).hashes, WORDS).tolist()
