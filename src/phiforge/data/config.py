@@ -14,7 +14,7 @@ PYTHON = "python"  # the name of the default corpus
 class DataPrepareConfig(Config):
     """A corpus: where it comes from, how it is cleaned and split."""
 
-    of_the_machine: ClassVar[frozenset[str]] = frozenset({"workers"})
+    of_the_machine: ClassVar[frozenset[str]] = frozenset({"workers", "executor", "executor_options"})
 
     source: list[str] = Field(
         default=[PYTHON],
