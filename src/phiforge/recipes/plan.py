@@ -163,6 +163,7 @@ def _plan_pretrain(config: Any, context: Context, plan: StepPlan) -> None:
     sized = spec.model_copy(update={"vocab_size": vocabulary})
     shape: Shape = resolve_thyme(sized) if isinstance(sized, ThymeSpec) else resolve(sized)
     context.params, context.context_length, context.dropout = shape.parameters(), shape.context_length, shape.dropout
+    context.vocab_size = vocabulary
     length = config.context_length or shape.context_length
     stride = config.row_stride or length
     device = hardware.device()
@@ -186,8 +187,12 @@ def _plan_pretrain(config: Any, context: Context, plan: StepPlan) -> None:
 
 def _epochs(config: Any, context: Context, tokens: float) -> float:
     """How often the text is read: as asked, or what the tokens come to."""
-    density = context.bytes_per_token or BYTES_PER_TOKEN
-    return config.num_train_epochs or max(1.0, tokens * density / (context.corpus_bytes or UNKNOWN_CORPUS))
+    return config.num_train_epochs or max(1.0, tokens * _density(context) / (context.corpus_bytes or UNKNOWN_CORPUS))
+
+
+def _density(context: Context) -> float:
+    """UTF-8 bytes of a token: of the tokenizer run, else as measured at that vocabulary."""
+    return context.bytes_per_token or (scaling.density_of(context.vocab_size) if context.vocab_size else BYTES_PER_TOKEN)
 
 
 def _scaling(context: Context, shape: ThymeShape, memory: int, rate: float, epochs: float) -> scaling.Scaling:
@@ -199,7 +204,7 @@ def _scaling(context: Context, shape: ThymeShape, memory: int, rate: float, epoc
         rate=rate,
         memory=memory,
         vocabulary=shape.vocab_size,
-        density=context.bytes_per_token or scaling.density_of(shape.vocab_size),
+        density=_density(context),
         measured_density=context.bytes_per_token is not None,
         unseen=not context.chunks,
     )
@@ -211,7 +216,7 @@ def _schedule(
 ) -> Timetable:
     """The run's timetable, with its curves put into the plan. rate: tokens a second. stride: tokens from row to row."""
     base = config.per_device_train_batch_size * config.gradient_accumulation_steps * length
-    rows = (context.corpus_bytes or UNKNOWN_CORPUS) / (context.bytes_per_token or BYTES_PER_TOKEN) / (stride or length)
+    rows = (context.corpus_bytes or UNKNOWN_CORPUS) / _density(context) / (stride or length)
     by_time = max(1, int(config.train_seconds * rate / base)) if config.train_seconds else None
     timetable = curves.plan_of(config, rows_of_data=rows, base_steps=by_time, length=length, dropout=dropout)
     plan.schedules = curves.schedules_of(config, timetable, length)
