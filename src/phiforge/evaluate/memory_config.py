@@ -23,7 +23,7 @@ class MemoryConfig(Config):
     needle_instances: int = Field(default=32, ge=4, le=10_000, description="facts hidden; the farthest distances may get fewer")
     needle_distance: int = Field(default=65_536, ge=16, le=10_000_000, description="farthest distance between fact and question, in tokens")
     needle_budget: int = Field(
-        default=400_000, ge=1_000, description="most tokens read to get from one distance to the next; fewer facts where they don't suffice"
+        default=200_000, ge=1_000, description="most tokens read to get from one distance to the next; fewer facts where they don't suffice"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the made facts and of where they are put")
 
