@@ -55,6 +55,7 @@ class Result:
     curve: list[tuple[float, float]]  # seconds, bits per byte of held-out text on the way
     machine: str
     data: str  # fingerprint of the text
+    held_out: str  # what of it: chunks, or whole books
 
     def value(self, who: str = "model", *, disjoint: bool = False, what: str = "perplexity") -> float:
         """A figure of the protocol."""
@@ -106,7 +107,16 @@ def _result(folder: Path, found: dict[str, Any], evaluation: Run, model: Run) ->
         machine=f"{hardware.get('cores')} cores of {hardware.get('processor')}, torch {manifest.versions.get('torch')},"
         f" commit {str(manifest.git_commit)[:7]}",
         data=str(manifest.parents["data"].fingerprint) if "data" in manifest.parents else "",
+        held_out=_held_out(evaluation),
     )
+
+
+def _held_out(evaluation: Run) -> str:
+    """By the data run that was scored; chunks where it can't be told."""
+    parent = evaluation.manifest.parents.get("data")
+    places = [] if parent is None else [evaluation.path.parent / Path(parent.path).name, Path(parent.path)]
+    split = next((Run.open(place).config.get("split") for place in places if Run.is_run(place)), "chunks")
+    return "chunks" if split == "chunks" else "whole books"
 
 
 def _budget(config: dict[str, Any]) -> str:
@@ -121,15 +131,17 @@ def _budget(config: dict[str, Any]) -> str:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def document(results: Sequence[Result], notes: str = "") -> str:
+def document(results: Sequence[Result], notes: str = "", verdicts: Sequence[dict[str, Any]] = ()) -> str:
     """The whole page. Raises SystemExit where there is nothing to say."""
     if not results:
         raise SystemExit("no finished evaluation with a protocol in that folder")
     by_budget: dict[str, list[Result]] = defaultdict(list)
     for result in sorted(results, key=_order):
-        by_budget[result.budget].append(result)
-    parts = ["# Thyme's 57.1", opening(results), notes.strip(), f"## The protocol\n\n{PROTOCOL}"]
+        by_budget[result.budget + ("" if result.held_out == "chunks" else f", {result.held_out} held out")].append(result)
+    chunks = [result for result in results if result.held_out == "chunks"]
+    parts = ["# Thyme's 57.1", opening(chunks or results), notes.strip(), f"## The protocol\n\n{PROTOCOL}"]
     parts += [f"## {budget}\n\n{section(group)}" for budget, group in by_budget.items()]
+    parts += [compared(verdict) for verdict in verdicts]
     parts += [f"## On the way\n\n{curves(results)}", again(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -216,6 +228,34 @@ def _cpu(mine: Sequence[Result]) -> str:
     return f"{_mean(seconds) / 60:.1f}" if seconds else ""
 
 
+def compared(verdict: dict[str, Any]) -> str:
+    """A comparison of `phiforge compare` that lies in the folder: its question, its prediction, what came out."""
+    rows = []
+    for one in verdict["comparisons"]:
+        if one.get("role") == "arm":
+            low, high = one["interval"] or (float("nan"), float("nan"))
+            figures = [f"{one['mean']:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{one['p']:.4f}", f"{one['p_holm']:.4f}"]
+            rows.append([f"{one['arm']} against {verdict['baseline']}", f"**{one['verdict']}**", str(one["n"]), *figures])
+    arms = "\n".join(f"- **{arm['name']}**: {arm['about']}; {_trials(arm)}" for arm in verdict["arms"] if arm.get("role") != "control")
+    said = " ".join(str(verdict["prediction"]).split())
+    return (
+        f"## Pairs: {verdict['name']}\n\n{verdict['question'][:1].upper()}{verdict['question'][1:]}\n\n{arms}\n\n*Predicted before:* {said}"
+        f"\n\n{table(VERDICT, rows)}\n\nPlus is worse than {verdict['baseline']}; {verdict['decided_by']}."
+    )
+
+
+def _trials(arm: dict[str, Any]) -> str:
+    """Mean of the values, tokens and CPU seconds of an arm's finished runs."""
+    done = [trial for trial in arm["trials"] if trial.get("value") is not None]
+    if not done:
+        return "no finished run"
+    tokens, seconds = ([t["metrics"][name] for t in done if t["metrics"].get(name) is not None] for name in ("tokens", "cpu_seconds"))
+    told = [f"{_mean([t['value'] for t in done]):.4f} bits/byte over {len(done)} seeds"]
+    told += [f"{_mean(tokens):,.0f} tokens"] if tokens else []
+    told += [f"{_mean(seconds):.0f} CPU-seconds"] if seconds else []
+    return ", ".join(told)
+
+
 VERDICT = ["", "verdict", "pairs", "difference, bits/byte", "95 %", "p", "p, Holm"]
 
 
@@ -274,7 +314,8 @@ def main() -> None:
     arguments = parser.parse_args()
     notes = arguments.notes.read_text(encoding="utf-8") if arguments.notes.is_file() else ""
     try:
-        sys.stdout.write(document(read_results(arguments.folder), notes))
+        verdicts = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(arguments.folder.rglob("verdict.json"))]
+        sys.stdout.write(document(read_results(arguments.folder), notes, verdicts))
     except PhiforgeError as error:
         raise SystemExit(str(error)) from None
 
