@@ -246,8 +246,15 @@ def _found(distance: int, ten: np.ndarray, wrong: np.ndarray, none: np.ndarray, 
         asked=True,
         gain=_mean((own - none) / np.log(2)),
         gain_wrong=_mean((own - wrong) / np.log(2)),
-        choice=_mean((own > others).astype(np.float64)),
+        choice=_share(own > others),
     )
+
+
+def _share(right: np.ndarray) -> Score:
+    """The share of instances, with the error of two more of each outcome (Agresti and Coull 1998): none of four is not "never"."""
+    n = len(right)
+    p = (float(right.sum()) + 2) / (n + 4)
+    return Score(value=float(right.mean()), standard_error=float(np.sqrt(p * (1 - p) / (n + 4))), n=n, clusters=n, cluster="instance")
 
 
 def _mean(values: np.ndarray) -> Score:

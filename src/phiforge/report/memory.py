@@ -125,7 +125,10 @@ def _score(value: Any) -> str:
     if not isinstance(value, dict) or number_of(value.get("value")) is None:
         return "–"
     error = number_of(value.get("standard_error"))
-    return f"{value['value']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    if not error:
+        return f"{value['value']:.3f}"
+    digits = min(6, max(3, 1 - math.floor(math.log10(error))))  # a small gain is shown small, not as 0.000
+    return f"{value['value']:.{digits}f} ± {error:.{digits}f}"
 
 
 def bits_table(found: dict[str, Any]) -> Table | None:
@@ -182,7 +185,7 @@ def _share(value: Any) -> str:
     if not isinstance(value, dict) or number_of(value.get("value")) is None:
         return "–"
     error = number_of(value.get("standard_error"))
-    return f"{100 * value['value']:.0f}" + (f" ± {100 * error:.0f}" if error is not None else "") + " %"
+    return f"{100 * value['value']:.0f}" + (f" ± {100 * error:.0f}" if error is not None else "") + f" % of {value.get('n', 0):,}"
 
 
 def memory_sentences(found: dict[str, Any]) -> list[str]:

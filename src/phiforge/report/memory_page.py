@@ -186,8 +186,10 @@ def positions_card(found: dict[str, Any]) -> Markup:
         return Markup("")
     charts = [figure(chart) for chart in (_bits_chart(found), _gain_chart(found)) if chart]
     part = found["positions"]
+    alone = part["documents"] == 1
+    longest = "the longest held-out document" if alone else f"the {part['documents']:,} longest held-out documents"
     note = (
-        f"Each model reads the {part['documents']:,} longest held-out documents, up to {part['length']:,} tokens of each; a constant"
+        f"Each model reads {longest}, up to {part['length']:,} tokens of {'it' if alone else 'each'}; a constant"
         f" state is carried from the first token to the last. The control reads the same tokens, its state"
         f" emptied every {part['forget']:,}."
     )

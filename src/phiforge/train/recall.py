@@ -29,7 +29,7 @@ from phiforge.train.recall_arms import Kindred, Learner, alphabet_of, examine, k
 from phiforge.train.recall_config import RecallConfig
 
 SCHEMA_VERSION = 1
-DEFAULT_STEPS = 1000
+DEFAULT_STEPS = 900
 _PROBE = 12  # steps in which the speed is measured, the first of them left out
 Scores = dict[tuple[Any, int], Score]
 

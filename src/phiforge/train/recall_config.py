@@ -35,7 +35,7 @@ class RecallConfig(Config):
     )
     seeds: int = Field(default=3, ge=1, le=100, description="models of each kind, each with its own weights and rows")
     seed: int = Field(default=0, ge=0, lt=2**32, description="the first seed")
-    max_steps: int | None = Field(default=None, ge=1, le=10**7, description="steps of each model")
+    max_steps: int | None = Field(default=None, ge=1, le=10**7, description="steps of each model; none = 900, where no seconds are given")
     train_seconds: float | None = Field(
         default=None, gt=0, le=1e6, description="CPU seconds of all models together, at equal steps; a speed probe turns it into steps"
     )
@@ -60,7 +60,7 @@ class RecallConfig(Config):
     @field_validator("model", "attention", mode="before")
     @classmethod
     def _with_the_rest(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, Mapping) and not value.get("size"):
+        if isinstance(value, Mapping) and not value.get("size") and value.get("form") != "literal":
             return {**(_MODEL if info.field_name == "model" else _ATTENTION), **value}
         return value
 

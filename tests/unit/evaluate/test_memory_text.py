@@ -234,6 +234,7 @@ class Kept:
 def test_a_model_that_remembers_gets_all_and_one_that_does_not_gets_nothing(needles):
     for one in ask(Perfect(forgets=False), needles, [16, 64]):
         assert one.choice.value == 1.0 and one.gain.value > 20 and one.gain_wrong.value > 20
+        assert one.choice.standard_error > 0.1, "six of six is not always"
     for one in ask(Perfect(forgets=True), needles, [16, 64]):
         assert one.choice.value == 0.0, "a tie is no choice"
         assert one.gain.value == one.gain_wrong.value == 0.0

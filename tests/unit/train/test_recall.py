@@ -106,7 +106,7 @@ def test_a_loss_that_is_no_number_stops():
         ({"sizes": [2, 7]}, "sizes up to 7 need as many keys, and there are 6"),
         ({"max_steps": 3, "train_seconds": 1.0}, "each say how long to train"),
         ({"tasks": ["copy", "copy"]}, "names one twice"),
-        ({"model": {"form": "literal"}}, "literal=true"),
+        ({"model": {"form": "literal"}}, "set literal=true for a further arm"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(wrong, said):
