@@ -108,15 +108,20 @@ def test_a_damaged_part_is_made_again(place: Path, expected: dict[str, str]) -> 
     assert prepare(place, "torn", 1, "--resume") == expected
 
 
-def test_ctrl_c_is_clean_and_a_changed_file_is_read_again(place: Path) -> None:
-    process = subprocess.Popen(command("stopped", 2), cwd=place, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    folder = place / "stopped" / "checkpoints" / "checkpoint-parts"
-    while process.poll() is None and not list(folder.glob("*.json")):
+def interrupt(place: Path, out: str, pattern: str) -> None:
+    """Ctrl-C when a file like that is there: one line, no trace."""
+    process = subprocess.Popen(command(out, 2), cwd=place, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list((place / out).glob(pattern)):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate()
-    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
-    assert not list(folder.glob(".*")), "nothing half-made is left"
+    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said, said
+
+
+def test_ctrl_c_is_clean_and_a_changed_file_is_read_again(place: Path) -> None:
+    interrupt(place, "early", "checkpoints/checkpoint-parts")  # while the workers load
+    interrupt(place, "stopped", "checkpoints/checkpoint-parts/*.json")
+    assert not list((place / "stopped/checkpoints/checkpoint-parts").glob(".*")), "nothing half-made is left"
     (place / "texts" / "00.txt").write_text(prose(999, 1200))
     try:
         assert prepare(place, "stopped", 1, "--resume") == prepare(place, "fresh", 1)

@@ -19,6 +19,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -111,7 +112,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,))
-        with _environment({name: str(threads) for name in _THREADS}):  # libraries read it when they are loaded
+        with _environment({name: str(threads) for name in _THREADS}), _no_interrupt():  # libraries read it when they are loaded
             self.process.start()
         theirs.close()
 
@@ -152,12 +153,31 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             os.environ.update({} if value is None else {name: value})
 
 
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits: half-way through a start it would leave a child without its orders. A child is born with it, and `_serve` ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # the first start would begin it, and that lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(connection: Connection) -> None:
     """A worker's life: it ends when told to, or with its parent, however that ends."""
     with suppress(OSError):
         os.setpgid(0, 0)  # Ctrl-C goes to the parent alone, which passes it on once: a second one would cut the saving short
     threading.Thread(target=_end_with_parent, daemon=True).start()
     console.console.quiet = True  # several at once would only talk across each other; each run has its log.txt
+    try:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that came while it was loading is raised here
+    except KeyboardInterrupt:
+        return
     while True:
         try:
             function, item = connection.recv()
