@@ -85,6 +85,8 @@ class NativeRecurrentDecoder:
         """Why this path can't (or shouldn't) run the model here; None when it can."""
         if (reason := native.NativeDecoder.problem(model, dtype)) is not None:
             return reason
+        if getattr(model.config, "token_shift", False):
+            return "it has no token shift yet"
         made = library()
         return made if isinstance(made, str) else None
 

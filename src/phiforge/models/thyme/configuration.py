@@ -24,6 +24,7 @@ class ThymeConfig(PretrainedConfig):
     state_layers: int = 1
     reads: int = 4
     read_state: bool = True
+    token_shift: bool = False  # a row of the state holds a mark of the token before
     delta: bool = True
     normalise_keys: bool = True
     decay: str = "golden"
@@ -47,9 +48,14 @@ class ThymeConfig(PretrainedConfig):
         return STATE // self.state_layers
 
     @property
+    def value_rows(self) -> int:
+        """Rows of a layer's state that are its matrix: all but a register."""
+        return self.rows_of_state - int(self.token_shift)
+
+    @property
     def read_width(self) -> int:
-        """Numbers that a state layer reads for a token."""
-        return self.reads * self.rows_of_state + (self.rows_of_state * STATE if self.read_state else 0)
+        """Numbers that a state layer reads for a token: by queries, the matrix as it is, the register."""
+        return self.reads * self.value_rows + (self.value_rows * STATE if self.read_state else 0) + (STATE if self.token_shift else 0)
 
 
 @dataclass

@@ -49,13 +49,15 @@ class ThymeMemory(nn.Module):
     def __init__(self, config: ThymeConfig) -> None:
         super().__init__()
         self.config = config
-        width, rows = config.hidden_size, config.rows_of_state
+        width, rows = config.hidden_size, config.value_rows
         moved = STATE if config.decay != "none" and config.data_dependent else 0
         self.parts = [STATE, rows, config.reads * STATE, moved, 1 if config.delta else 0]
         self.norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
         self.axiom_proj = nn.Linear(width, AXIOMS)
         self.axiom_norm = nn.LayerNorm(AXIOMS)
-        self.write_proj = nn.Linear(width + AXIOMS, sum(self.parts))
+        self.write_proj = nn.Linear(width + AXIOMS + (STATE if config.token_shift else 0), sum(self.parts))
+        if config.token_shift:
+            self.register_proj = nn.Linear(width, STATE, bias=False)
         if config.decay != "none":
             self.log_time_bias = nn.Parameter(torch.zeros(STATE if config.decay == "golden" else 1))
         self.read_norm = nn.RMSNorm(config.read_width, eps=config.rms_norm_eps)
@@ -65,12 +67,16 @@ class ThymeMemory(nn.Module):
         """(.., D) -> (.., 12) in (-1, 1)."""
         return torch.tanh(self.axiom_norm(self.axiom_proj(h)))
 
-    def write(self, x: Tensor) -> Written:
-        """What the tokens of x (B, T, D) do, in float32."""
+    def marks(self, h: Tensor) -> Tensor:
+        """What each token leaves in the register: (B, T, D) -> (B, T, 24) float32 of root mean square 1."""
+        return F.rms_norm(self.register_proj(h).float(), (STATE,), eps=self.config.rms_norm_eps)
+
+    def write(self, h: Tensor, before: Tensor | None = None) -> Written:
+        """What tokens of normalised h (B, T, D) do, in float32. before (B, T, 24): the register as each finds it, where there is one."""
         config = self.config
-        h = self.norm(x)
         a = self.axioms(h)
-        k, v, q, bend, b = self.write_proj(torch.cat([h, a.to(h.dtype)], -1)).float().split(self.parts, -1)
+        inputs = [h, a.to(h.dtype)] + ([] if before is None else [before.to(h.dtype)])
+        k, v, q, bend, b = self.write_proj(torch.cat(inputs, -1)).float().split(self.parts, -1)
         queries = q.unflatten(-1, (config.reads, STATE)) if config.reads else None
         if config.normalise_keys:
             k = F.normalize(k, dim=-1)
@@ -84,16 +90,29 @@ class ThymeMemory(nn.Module):
         bent = 3 * torch.tanh(bend / 3) if self.config.data_dependent else bend.new_zeros(*bend.shape[:-1], self.log_time_bias.numel())
         return -torch.exp(bent - self.log_time_bias.float())
 
-    def read(self, x: Tensor, read: Tensor | None, states: Tensor | None) -> Tensor:
+    def read(self, x: Tensor, read: Tensor | None, states: Tensor | None, before: Tensor | None = None) -> Tensor:
         """x (B, T, D) with what was read of the state added."""
-        found = [part.flatten(2) for part in (read, states) if part is not None]
+        found = [part.flatten(2) for part in (read, states, before) if part is not None]
         return x + F.dropout(self.o_proj(self.read_norm(torch.cat(found, -1)).to(x.dtype)), self.config.dropout, self.training)
 
     def forward(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, T, D), state (B, rows, 24), reset (B, T) -> the new x and the state after the last token."""
-        w = self.write(x)
+        """x (B, T, D), state (B, rows, 24), reset (B, T) -> the new x and the state after the last token.
+
+        With a register the state's last row is it, and the rows before it are the matrix that is scanned.
+        """
+        h = self.norm(x)
+        before = last = None
+        if self.config.token_shift:
+            marks = self.marks(h)
+            first = torch.zeros_like(marks[:, :1]) if state is None else state[:, -1:]
+            before, last = torch.cat([first, marks[:, :-1]], 1), marks[:, -1:]
+            if reset is not None:
+                before = torch.where(reset[..., None], 0.0, before)
+            state = None if state is None else state[:, :-1]
+        w = self.write(h, before)
         done = scan(w.k, w.v, q=w.q, log_decay=w.log_decay, beta=w.beta, state=state, reset=reset, states=self.config.read_state)
-        return self.read(x, done.read, done.states), done.final
+        final = done.final if last is None else torch.cat([done.final, last], 1)
+        return self.read(x, done.read, done.states, before), final
 
 
 class LiteralMemory(nn.Module):

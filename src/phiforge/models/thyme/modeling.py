@@ -2,11 +2,15 @@
 
 `outer` (per state layer, h = normalised residual stream, a = the twelve axiom units):
 
-    a = tanh(LN(W_a h));   k, v, q_1..R, m, b = W [h; a];   k, q of length 1;   beta = sigmoid(b)
+    a = tanh(LN(W_a h));   k, v, q_1..R, m, b = W [h; a; r];   k, q of length 1;   beta = sigmoid(b)
     S <- S diag(exp(-exp(m) / tau));   S <- S + beta (v - S k) k^T  (delta)  or  S + v k^T
-    x <- x + W_o RMSNorm([S q_1; ..; S q_R; vec S])
+    x <- x + W_o RMSNorm([S q_1; ..; S q_R; vec S; r]);   r <- RMSNorm(W_r h)
 
-with tau golden-spaced: 1, phi, phi^2, ... (models/thyme/spec.py). `literal` is the first design, as written:
+where r, the register, is a row of the state: a mark of the token before. Without it a key and the value that follows it are never seen
+together, and no pair can be bound (the token shift of RWKV, Peng et al. 2023, arXiv 2305.13048, inside the bytes that are counted). tau is
+golden-spaced: 1, phi, phi^2, ... (models/thyme/spec.py).
+
+`literal` is the first design, as written:
 
     a = tanh(LN(W1 e));  c = tanh(LN(W2 a));  S <- sigmoid(d) S + sigmoid(m) c c^T;  logits = W4 GELU(W3 vec S)
 
@@ -222,6 +226,7 @@ def to_thyme_config(shape: ThymeShape, special_ids: dict[str, int] | None = None
         intermediate_size=shape.mlp_width,
         num_hidden_layers=spec.depth,
         training_length=spec.context_length,
+        token_shift=spec.token_shift and spec.form == "outer",
         initializer_range=spec.initializer_range,
         axiom_weight=spec.axioms.weight,
         tie_word_embeddings=spec.tie_head and spec.form == "outer",

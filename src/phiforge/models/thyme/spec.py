@@ -38,6 +38,7 @@ class ThymeSpec(Config):
     state_layers: Literal[1, 2] = Field(default=1, description="2: the state is shared between two layers, 12 x 24 each")
     reads: int = Field(default=4, ge=0, le=64, description="queries that read each state (outer)")
     read_state: bool = Field(default=True, description="read the whole state too, as a vector (outer)")
+    token_shift: bool = Field(default=True, description="a row of each state marks the token before, so that pairs can be bound (outer)")
     delta: bool = Field(default=True, description="delta rule: a write first takes out what its key held (outer)")
     normalise_keys: bool = Field(default=True, description="keys and queries have length 1 (outer)")
     decay: Literal["golden", "single", "none"] = Field(
@@ -102,6 +103,11 @@ class ThymeShape(Config):
         """Rows of each layer's state; it has 24 columns."""
         return STATE // self.spec.state_layers
 
+    @property
+    def value_rows(self) -> int:
+        """Rows of each layer's state that are its matrix: all but a register."""
+        return self.rows_of_state - int(self.spec.token_shift and self.spec.form == "outer")
+
     def state_bytes(self) -> int:
         """Bytes that a sequence is remembered by, over all layers."""
         return 4 * self.spec.state_layers * self.rows_of_state * STATE
@@ -150,11 +156,12 @@ class ThymeShape(Config):
         if spec.form == "literal":
             state = STATE * STATE
             return [(AXIOMS, width, True), (STATE, AXIOMS, True), (self.mlp_width, state, True), (self.vocab_size, self.mlp_width, True)]
-        rows, mlp = self.rows_of_state, [(self.mlp_width, width, False), (width, self.mlp_width, False)]
-        read = spec.reads * rows + (rows * STATE if spec.read_state else 0)
+        rows, mlp = self.value_rows, [(self.mlp_width, width, False), (width, self.mlp_width, False)]
+        read = spec.reads * rows + (rows * STATE if spec.read_state else 0) + (STATE if spec.token_shift else 0)
         moved = STATE if spec.decay != "none" and spec.data_dependent else 0
         writes = STATE + rows + spec.reads * STATE + moved + (1 if spec.delta else 0)
-        layer = [(AXIOMS, width, True), (writes, width + AXIOMS, True), (width, read, False)]
+        marks = [(STATE, width, False)] if spec.token_shift else []
+        layer = [(AXIOMS, width, True), (writes, width + AXIOMS + STATE * len(marks), True), *marks, (width, read, False)]
         head = [] if spec.tie_head else [(self.vocab_size, width, False)]
         return spec.state_layers * (spec.depth_before * mlp + layer) + spec.depth * mlp + head
 
@@ -163,8 +170,8 @@ class ThymeShape(Config):
         spec, width = self.spec, self.width
         if spec.form == "literal":
             return 2 * AXIOMS + 2 * STATE + 2  # two layer norms, d and m
-        rows = self.rows_of_state
-        read = spec.reads * rows + (rows * STATE if spec.read_state else 0)
+        rows = self.value_rows
+        read = spec.reads * rows + (rows * STATE if spec.read_state else 0) + (STATE if spec.token_shift else 0)
         scales = {"golden": STATE, "single": 1, "none": 0}[spec.decay]
         layer = width + read + 2 * AXIOMS + scales  # norm, norm of what is read, layer norm of the axioms, log time scales
         return spec.state_layers * (spec.depth_before * width + layer) + spec.depth * width + width
