@@ -14,9 +14,8 @@ import phiforge.models.thyme.modeling  # noqa: F401 - makes transformers know th
 from phiforge.core import atomic, console, hardware
 from phiforge.core.errors import ConfigError, DataError, PhiforgeError, RunError
 from phiforge.core.runs import Run, RunWriter
-from phiforge.data.pack import pack
 from phiforge.data.packed import Packed
-from phiforge.data.prepare import read_split
+from phiforge.data.prepare import packed_split, read_split
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.evaluate.baselines import HELD_OUT_BYTES, Baseline, compare_with, sentence, trigram_baseline
 from phiforge.evaluate.bits_per_byte import TextScores, TokenLosses, bits_of_bytes, summarize, token_losses
@@ -40,8 +39,8 @@ def run(config: EvaluateConfig, parents: dict[str, Run], run: RunWriter) -> dict
     """
     model, tokenizer = load_model(parents["model"].model_dir)
     documents = read_split(parents["data"].path, config.split)
-    packed = pack(documents, tokenizer)
-    built_for = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "training_length", 1024)
+    packed = packed_split(parents["data"].path, config.split, tokenizer)
+    built_for: Any = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "training_length", 1024)
     context_length = config.context_length or int(built_for)
     _check_fit(config, model, tokenizer, context_length)
     notes = _held_out_notes(config, parents)

@@ -19,8 +19,9 @@ from phiforge.core.atomic import atomic_dir
 from phiforge.core.errors import ConfigError, DataError
 from phiforge.core.runs import METRICS, Run, RunWriter, read_jsonl
 from phiforge.core.seeds import derive
-from phiforge.data.pack import Packed, Rows, pack
-from phiforge.data.prepare import read_split
+from phiforge.data.packed import Packed, Rows
+from phiforge.data.prepare import packed_split
+from phiforge.data.routes import Split
 from phiforge.data.tokenizer import Tokenizer
 from phiforge.evaluate.bits_per_byte import TextScores, score_text
 from phiforge.models.families import build, resolve_any
@@ -33,6 +34,8 @@ from phiforge.train.speak import Speaker
 from phiforge.train.streams import record_streams
 from phiforge.train.thyme_forward import teach_axioms
 from phiforge.train.trainer import StreamTrainer, Validation
+
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ def run(config: PretrainConfig, parents: dict[str, Run], run: RunWriter) -> dict
 def load_corpus(parents: dict[str, Run], run: RunWriter) -> Corpus:
     """Both splits, packed (from the cache where they have been packed before)."""
     tokenizer = Tokenizer.load(parents["tokenizer"].path / "tokenizer")
-    splits = {split: pack(read_split(parents["data"].path, split), tokenizer) for split in ("train", "validation")}
+    splits = {split: packed_split(parents["data"].path, split, tokenizer) for split in SPLITS}
     for split, packed in splits.items():
         run.log(f"{split}: {packed.n_tokens:,} tokens of {len(packed.starts):,} documents, {packed.n_bytes:,} bytes of text")
     return Corpus(tokenizer=tokenizer, train=splits["train"], validation=splits["validation"])

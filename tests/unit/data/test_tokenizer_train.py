@@ -171,7 +171,7 @@ def test_whitespace_cuts_as_hugging_face_does(texts: list[str], tmp_path: Path) 
     planes = ["".join(f"a{chr(c)}b {chr(c)}_{chr(c)}. {chr(c)}\n" for c in points[at : at + 512]) for at in range(0, len(points), 512)]
     for text in (LINES, texts[0], " \n\t", "", "x" + " " * 200_000 + "y", *planes):
         assert tokenizer.encode(text).tolist() == theirs.encode(text, add_special_tokens=False).ids
-    with pytest.raises(ConfigError, match="drops blanks, which llama.cpp can.t"):
+    with pytest.raises(ConfigError, match=r"drops blanks, which llama.cpp can.t"):
         read_vocabulary(tmp_path, tokenizer.vocab_size)
     again = Tokenizer.load(tmp_path)
     assert again.decode(again.encode(LINES)) == tokenizer.decode(tokenizer.encode(LINES))
