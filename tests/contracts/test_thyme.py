@@ -21,6 +21,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "outer-unmoved": {"data_dependent": False, "reads": 0},
     "outer-positions": {"positions": "literal", "context_length": 7, "read_state": False},
     "outer-untied": {"tie_head": False, "depth": 0, "depth_before": 0},
+    "outer-kept": {"decay": "none", "read_state": False},
+    "outer-unmarked": {"token_shift": False, "state_layers": 2},
     "literal": {"form": "literal"},
     "literal-positions": {"form": "literal", "positions": "literal", "context_length": 7},
 }

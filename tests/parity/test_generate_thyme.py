@@ -23,6 +23,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "outer-kept": {"decay": "none", "normalise_keys": False, "read_state": False, "delta": False, "context_length": 16},
     "outer-positions": {"positions": "literal", "context_length": 9, "data_dependent": False},
     "outer-bare": {"tie_head": False, "depth": 0, "depth_before": 0, "reads": 1},
+    "outer-asked": {"state_layers": 2, "read_state": False},
+    "outer-unmarked": {"token_shift": False},
+    "outer-unmarked-two-states": {"token_shift": False, "state_layers": 2, "read_state": False, "delta": False, "decay": "none"},
     "literal": {"form": "literal"},
     "literal-positions": {"form": "literal", "positions": "literal", "context_length": 5},
 }
@@ -127,10 +130,11 @@ def test_several_threads_give_what_one_gives() -> None:
     assert one == two
 
 
-def test_what_a_token_writes_is_learned_or_computed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["outer", "outer-unmarked"])
+def test_what_a_token_writes_is_learned_or_computed_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(recurrent_native.library(), str):
         pytest.skip(str(recurrent_native.library()))
-    model, prompts = build(), prompts_of(4, 30)
+    model, prompts = build(name), prompts_of(4, 30)
     learned = choose_decoder(model, torch.float32, "native")
     monkeypatch.setattr(recurrent_native, "MEMO_BYTES", 0)
     computed = choose_decoder(model, torch.float32, "native")

@@ -22,16 +22,19 @@ from phiforge.core.hardware import advise_huge_pages
 from phiforge.generate import native
 from phiforge.generate.config import SamplingConfig
 from phiforge.generate.recurrent import pieces, start
-from phiforge.models.thyme.spec import STATE
+from phiforge.models.thyme.spec import AXIOMS, STATE
 from phiforge.models.thyme.state import ThymeState
 
 MEMO_BYTES = 256 << 20  # what tokens write into the first state is kept up to this size
 _ROWS_A_THREAD = 8
 _INTEGERS = (
-    "literal", "width", "mlp", "vocab", "memories", "rows", "reads", "read_state", "delta", "normalise", "decays", "bends", "before",
-    "after", "positions",
+    "literal", "width", "mlp", "vocab", "memories", "rows", "registers", "reads", "read_state", "delta", "normalise", "decays", "bends",
+    "before", "after", "positions",
 )  # fmt: skip
-_MEMORY = ("axiom", "axiom_bias", "axiom_gain", "axiom_shift", "write", "write_bias", "gain", "shift", "log_time", "out", "out_bias")
+_MEMORY = (
+    "axiom", "axiom_bias", "axiom_gain", "axiom_shift", "write", "write_bias", "mark", "marked", "gain", "shift", "log_time", "out",
+    "out_bias",
+)  # fmt: skip
 
 
 class _CBlock(ctypes.Structure):
@@ -85,8 +88,6 @@ class NativeRecurrentDecoder:
         """Why this path can't (or shouldn't) run the model here; None when it can."""
         if (reason := native.NativeDecoder.problem(model, dtype)) is not None:
             return reason
-        if getattr(model.config, "token_shift", False):
-            return "it has no token shift yet"
         made = library()
         return made if isinstance(made, str) else None
 
@@ -118,7 +119,7 @@ class NativeRecurrentDecoder:
         address = functools.partial(ctypes.cast, typ=ctypes.c_void_p)
         self._c_model = _CModel(
             literal=literal, width=config.hidden_size, mlp=config.intermediate_size, vocab=config.vocab_size, memories=len(memories),
-            rows=config.rows_of_state, reads=0 if literal else config.reads, read_state=literal or config.read_state,
+            rows=config.value_rows, registers=config.token_shift, reads=0 if literal else config.reads, read_state=literal or config.read_state,
             delta=not literal and config.delta, normalise=config.normalise_keys, decays=config.decay != "none",
             bends=config.decay != "none" and config.data_dependent, before=0 if literal else config.depth_before,
             after=0 if literal else len(base.after), positions=0 if place is None else len(place), epsilon=config.rms_norm_eps,
@@ -166,12 +167,18 @@ class NativeRecurrentDecoder:
         }  # fmt: skip
 
     def _memory(self, memory: Any, config: Any) -> _CMemory:
-        gain = memory.norm.weight
-        both = torch.cat([gain, gain.new_ones(memory.write_proj.in_features - len(gain))])
+        gain, wide = memory.norm.weight, config.hidden_size + AXIOMS
+        both = torch.cat([gain, gain.new_ones(AXIOMS)])
+        # queries go last: a token that nothing is asked of needs no product for them
+        k, v, q, bend, b = torch.arange(sum(memory.parts)).split(memory.parts)
+        order = torch.cat([k, v, bend, b, q])
+        weight, bias = memory.write_proj.weight[order], memory.write_proj.bias[order]
+        shift = config.token_shift
         log_time = memory.log_time_bias.expand(STATE) if config.decay != "none" else None
         return _CMemory(
-            **self._axioms(memory, gain), write=self._matrix(memory.write_proj.weight * both),
-            write_bias=self._bias(memory.write_proj.bias), log_time=self._keep(log_time),
+            **self._axioms(memory, gain), write=self._matrix(weight[:, :wide] * both), write_bias=self._bias(bias),
+            mark=self._matrix(memory.register_proj.weight * gain) if shift else None,
+            marked=self._matrix(weight[:, wide:]) if shift else None, log_time=self._keep(log_time),
             out=self._matrix(memory.o_proj.weight * memory.read_norm.weight),
         )  # fmt: skip
 

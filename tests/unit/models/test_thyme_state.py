@@ -34,11 +34,12 @@ def build(seed: int = 2, **settings: Any) -> ThymeForCausalLM:
 BOOK = torch.randint(VOCABULARY, (700,), generator=torch.Generator().manual_seed(3)).tolist()
 
 
-@pytest.fixture(params=["native", "recurrent"])
+@pytest.fixture(params=["native", "recurrent", "native-unmarked"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    if request.param == "native" and isinstance(recurrent_native.library(), str):
+    path, _, unmarked = request.param.partition("-")
+    if path == "native" and isinstance(recurrent_native.library(), str):
         pytest.skip(f"the native path is not available: {recurrent_native.library()}")
-    return Engine(build(state_layers=2), path=request.param)
+    return Engine(build(state_layers=2, token_shift=not unmarked), path=path)
 
 
 def test_restored_and_continued_is_the_same_continuation(engine: Engine, tmp_path: Path) -> None:
@@ -83,6 +84,22 @@ def test_the_models_own_forward_goes_on_from_a_state(engine: Engine) -> None:
         logits = model(torch.tensor([[state.last, 7]] * 3), past_key_values=state.cache(3)).logits[:, -1]
         expected = model(torch.tensor([[*BOOK[:40], 7]])).logits[:, -1]
     torch.testing.assert_close(logits, expected.expand(3, -1), atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", ["native", "recurrent"])
+def test_the_last_row_is_the_mark_of_the_token_before(path: Any) -> None:
+    if path == "native" and isinstance(recurrent_native.library(), str):
+        pytest.skip(f"the native path is not available: {recurrent_native.library()}")
+    model: Any = build()
+    engine = Engine(model, path=path)
+    one, other = engine.read([5, 9, 7, 3]), engine.read([8, 7, 3])  # what is kept of a text is kept before its newest token
+    assert torch.equal(one.memory[:, -1], other.memory[:, -1]) and not torch.allclose(one.memory[:, :-1], other.memory[:, :-1])
+    layer = model.model.memories[0]
+    with torch.no_grad():
+        x = model.model.embed_tokens(torch.tensor([[7]]))
+        for block in model.model.before:
+            x = block(x)
+        torch.testing.assert_close(one.memory[0, -1], layer.marks(layer.norm(x))[0, 0], atol=1e-5, rtol=1e-4)
 
 
 def test_a_position_table_goes_on_counting() -> None:
