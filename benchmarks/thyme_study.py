@@ -55,7 +55,7 @@ class Result:
     curve: list[tuple[float, float]]  # seconds, bits per byte of held-out text on the way
     machine: str
     data: str  # fingerprint of the text
-    held_out: str  # what of it: chunks, or whole books
+    held_out: str = "chunks"  # what of it: chunks, or whole books
 
     def value(self, who: str = "model", *, disjoint: bool = False, what: str = "perplexity") -> float:
         """A figure of the protocol."""

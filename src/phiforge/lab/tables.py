@@ -32,6 +32,7 @@ _NAME = ("name", "run", "run_name")
 _FINISHED = ("", "complete", "completed", "finished", "done", "ok", "success")
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "inf", "-inf", "+inf", "infinity", "-infinity")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_LONGEST_CELL = 131_072  # characters
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
 _LARGEST = 200_000_000
 
@@ -228,6 +229,7 @@ def _records(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """(header, [(line, {column: cell})]); blank lines are passed over. Raises DataError with the line."""
     text = _text(path)
     delimiter = _delimiter(text)
+    csv.field_size_limit(_LONGEST_CELL)  # one limit for the whole process, which readers of corpora raise
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     header: list[str] = []
     found: list[tuple[int, dict[str, str]]] = []
@@ -253,7 +255,7 @@ def _records(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
             found.append((at, dict(zip(header, row, strict=True))))
     except csv.Error as error:
         if "field limit" in str(error):
-            what = f"a cell is longer than {csv.field_size_limit():,} characters, the longest allowed"
+            what = f"a cell is longer than {_LONGEST_CELL:,} characters, the longest allowed"
             raise DataError(f"{path}, line {line}: {what}", fix="shorten it, or close the quote that it begins with") from None
         raise DataError(f"{path}, line {line}: {error}", fix="a quoted cell may not be closed") from None
     if not header or not found:

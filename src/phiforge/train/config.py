@@ -119,7 +119,7 @@ class PretrainConfig(TrainConfig):
     model: by_family(DecoderSpec, ThymeSpec) = Field(  # type: ignore[valid-type]
         default=DecoderSpec(), description="shape of the model; ignored (and said so) when a model run is given"
     )
-    context_length: int | None = Field(default=None, ge=2, description="tokens in one training row; none = the model's context")
+    context_length: int | None = Field(default=None, ge=8, description="tokens in one training row; none = the model's context")
     row_stride: int | None = Field(default=None, ge=1, description="tokens from a training row to the next; none = context_length")
     row_offset: bool = Field(default=True, description="start each epoch's rows at a random token, so that their borders move")
     sample_prompts: list[str] = Field(
