@@ -22,7 +22,7 @@ BOMB_RATIO, BOMB_BYTES = 250, 1 << 30  # text packs 2 to 10 times, tables and lo
 class Damaged(DataError):
     """A file that can't be read, or not to its end. `reason` is what a report counts it under."""
 
-    def __init__(self, what: str, *, reason: str, fix: str = "") -> None:
+    def __init__(self, what: str, *, reason: str = "damaged", fix: str = "") -> None:
         super().__init__(what, fix=fix)
         self.reason = reason
 
