@@ -78,6 +78,15 @@ class Lines:
         self._flush()
         self._file.close()
 
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
     def abandon(self) -> None:
         """Close without writing what is held: a full disk would refuse it again."""
         with contextlib.suppress(OSError):

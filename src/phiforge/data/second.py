@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,11 @@ def second_pass(task: SecondTask) -> str:
 
 def _sort(part: Part, state: np.ndarray, task: SecondTask) -> None:
     """Whole documents, in the order in which they were read."""
-    out = [Lines(part.path(f"{MARK}.{name}.zst")) for name in SIDES]
-    for line, at in zip(part.all_lines(), state[part.column("reason") == 0], strict=True):
-        if at <= VALIDATION:
-            out[at].write(line + b"\n")
-    for written in out:
-        written.close()
+    with ExitStack() as opened:
+        out = [opened.enter_context(Lines(part.path(f"{MARK}.{name}.zst"))) for name in SIDES]
+        for line, at in zip(part.all_lines(), state[part.column("reason") == 0], strict=True):
+            if at <= VALIDATION:
+                out[at].write(line + b"\n")
     if task.tokenizer:
         _sort_tokens(part, state, token_type(tokenizer_of(task.tokenizer).vocab_size))
 
@@ -121,14 +121,13 @@ def _sort_tokens(part: Part, state: np.ndarray, dtype: np.dtype[Any]) -> None:
     reason, guess, tokens = part.columns("reason", "guess", "tokens")
     sources = [np.fromfile(part.path(f".{name}.tok"), dtype) for name in SIDES]
     at = [0, 0]
-    streams = [part.path(f"{MARK}.{name}.tok").open("wb") for name in SIDES]
-    for row in np.flatnonzero(reason == 0):
-        side, count = int(guess[row]), int(tokens[row])
-        if state[row] <= VALIDATION:
-            streams[state[row]].write(sources[side][at[side] : at[side] + count].tobytes())
-        at[side] += count
-    for stream in streams:
-        stream.close()
+    with ExitStack() as opened:
+        streams = [opened.enter_context(part.path(f"{MARK}.{name}.tok").open("wb")) for name in SIDES]
+        for row in np.flatnonzero(reason == 0):
+            side, count = int(guess[row]), int(tokens[row])
+            if state[row] <= VALIDATION:
+                streams[state[row]].write(sources[side][at[side] : at[side] + count].tobytes())
+            at[side] += count
 
 
 def kept_documents(part: Part, state: np.ndarray) -> Iterator[Document]:
@@ -144,12 +143,13 @@ def _cut(part: Part, state: np.ndarray, task: SecondTask, cut: Cut) -> None:
     """Documents in pieces: new texts, new ids, new tokens."""
     tokenizer = tokenizer_of(task.tokenizer) if task.tokenizer else None
     route = cut.router()
-    out = {name: Lines(part.path(f"{MARK}.{name}.zst")) for name in SIDES}
-    tokens = {name: part.path(f"{MARK}.{name}.tok").open("wb") for name in SIDES} if tokenizer else {}
     numbers: dict[str, list[int]] = {f"{name}_{column}": [] for name in SIDES for column in _COLUMNS}
     digests: dict[str, list[bytes]] = {name: [] for name in SIDES}
-    for document in kept_documents(part, state):
-        for side, piece in route(document):
+    with ExitStack() as opened:
+        out = {name: opened.enter_context(Lines(part.path(f"{MARK}.{name}.zst"))) for name in SIDES}
+        named = SIDES if tokenizer else ()
+        tokens = {name: opened.enter_context(part.path(f"{MARK}.{name}.tok").open("wb")) for name in named}
+        for side, piece in (found for document in kept_documents(part, state) for found in route(document)):
             encoded, count = piece.text.encode("utf-8"), 0
             if tokenizer is not None:
                 dtype = token_type(tokenizer.vocab_size)
@@ -160,10 +160,6 @@ def _cut(part: Part, state: np.ndarray, task: SecondTask, cut: Cut) -> None:
             digests[side].append(hashlib.sha256(encoded).digest())
             for column, value in zip(_COLUMNS, (len(piece.text), len(encoded), count), strict=True):
                 numbers[f"{side}_{column}"].append(value)
-    for lines in out.values():
-        lines.close()
-    for stream in tokens.values():
-        stream.close()
     arrays: dict[str, np.ndarray] = {name: np.array(values, np.int64) for name, values in numbers.items()}
     arrays |= {f"{name}_digest": np.frombuffer(b"".join(digests[name]), np.uint8).reshape(-1, 32) for name in SIDES}
     np.savez(part.path(f"{MARK}.npz"), allow_pickle=False, **arrays)
@@ -172,10 +168,10 @@ def _cut(part: Part, state: np.ndarray, task: SecondTask, cut: Cut) -> None:
 def _copy_dropped(part: Part, state: np.ndarray) -> None:
     """What was left out by the worker and since, each with its reason."""
     reason = part.column("reason")
-    dropped, lines, rest = Lines(part.path(f"{MARK}.dropped.zst")), part.all_lines(), part.lines("dropped")
-    for row, at in enumerate(state):
-        line = next(lines) if reason[row] == 0 else next(rest)
-        if at > VALIDATION and at != UNREAD:
-            why = f', "reason": {json.dumps(GLOBAL_REASONS[int(at)])}}}\n'.encode() if reason[row] == 0 else b"}\n"
-            dropped.write(line[:-1] + why)
-    dropped.close()
+    lines, rest = part.all_lines(), part.lines("dropped")
+    with Lines(part.path(f"{MARK}.dropped.zst")) as dropped:
+        for row, at in enumerate(state):
+            line = next(lines) if reason[row] == 0 else next(rest)
+            if at > VALIDATION and at != UNREAD:
+                why = f', "reason": {json.dumps(GLOBAL_REASONS[int(at)])}}}\n'.encode() if reason[row] == 0 else b"}\n"
+                dropped.write(line[:-1] + why)
