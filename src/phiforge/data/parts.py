@@ -74,9 +74,11 @@ class Lines:
             self._held, self._bytes = [], 0
 
     def close(self) -> None:
-        """Write what is held."""
-        self._flush()
-        self._file.close()
+        """Write what is held; the file is closed even where the disk refuses it."""
+        try:
+            self._flush()
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Lines:
         return self
