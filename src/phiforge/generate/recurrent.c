@@ -2,9 +2,9 @@
  *
  * A row's whole past is its matrix states, (memories, rows of state, 24) float32, so a token costs the same however many came before, rows of
  * any length stand side by side without padding, and a prompt is read without a scan: a state's update is a tenth of a microsecond.
- * Two things make it cheap. What a token writes into the first state, and its residual stream there, depend on the token alone, but for what
- * the register adds to the projection, a product of 24 numbers: they are computed once for each token that occurs and kept (`memo`). And
- * behind the last state only a row's newest token is needed.
+ * Two things make it cheap. What a token writes into the first state, and its residual stream there, depend on the token alone, but for
+ * what the register adds to the projection, a product of 24 numbers: they are computed once for each token that occurs and kept (`memo`).
+ * And behind the last state only a row's newest token is needed.
  * Products come from native.c through pointers (weights in its panels, gains of norms folded in by `recurrent_native.py`); the same model
  * in torch is models/thyme/modeling.py, which the tests hold this to.
  */
@@ -37,7 +37,8 @@ typedef struct {
 
 typedef struct {
     /* rows: of a state's matrix; registers: 1 where a row behind it marks the token before, or 0 */
-    int64_t literal, width, mlp, vocab, memories, rows, registers, reads, read_state, delta, normalise, decays, bends, before, after, positions;
+    int64_t literal, width, mlp, vocab, memories, rows, registers, reads, read_state, delta, normalise, decays, bends;
+    int64_t before, after, positions;
     double epsilon, write_scale;              /* write_scale: literal's sigmoid(m) */
     const float *embedding, *place;           /* place (positions, width): literal positions, the last row for all beyond, or NULL */
     float *memo;                              /* (vocab, record) or NULL */
@@ -60,7 +61,8 @@ static Deed deed_of(const Model *m) {
     return d;
 }
 
-/* What belongs to a token alone: its residual stream and its deed; with a register its projection, from which the deed follows, and its mark. */
+/* What belongs to a token alone: its residual stream and its deed; with a register its projection, which the deed follows from, and its
+ * mark. */
 typedef struct {
     int x, deed, mark, size;
 } Record;

@@ -119,10 +119,11 @@ class NativeRecurrentDecoder:
         address = functools.partial(ctypes.cast, typ=ctypes.c_void_p)
         self._c_model = _CModel(
             literal=literal, width=config.hidden_size, mlp=config.intermediate_size, vocab=config.vocab_size, memories=len(memories),
-            rows=config.value_rows, registers=config.token_shift, reads=0 if literal else config.reads, read_state=literal or config.read_state,
-            delta=not literal and config.delta, normalise=config.normalise_keys, decays=config.decay != "none",
-            bends=config.decay != "none" and config.data_dependent, before=0 if literal else config.depth_before,
-            after=0 if literal else len(base.after), positions=0 if place is None else len(place), epsilon=config.rms_norm_eps,
+            rows=config.value_rows, registers=config.token_shift, reads=0 if literal else config.reads,
+            read_state=literal or config.read_state, delta=not literal and config.delta, normalise=config.normalise_keys,
+            decays=config.decay != "none", bends=config.decay != "none" and config.data_dependent,
+            before=0 if literal else config.depth_before, after=0 if literal else len(base.after),
+            positions=0 if place is None else len(place), epsilon=config.rms_norm_eps,
             write_scale=float(torch.sigmoid(base.memories[0].m_bias)) if literal else 1.0, embedding=self._keep(base.embed_tokens.weight),
             place=self._keep(place), memory=self._memories, block=self._blocks,
             head=self._matrix(head if literal else head * base.norm.weight), head_bias=self._bias(bias),

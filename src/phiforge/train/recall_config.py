@@ -13,7 +13,7 @@ from phiforge.models.thyme.spec import ThymeSpec
 
 Kind = Literal["recall", "copy"]
 # What is left out of a spec that is given in part; a `size` stands for all of it.
-_MODEL: dict[str, Any] = {"width": 64, "depth": 1, "state_layers": 2, "dropout": 0.0, "initializer_range": 0.1}
+_MODEL: dict[str, Any] = {"width": 64, "depth": 1, "read_state": False, "dropout": 0.0, "initializer_range": 0.1}
 _ATTENTION: dict[str, Any] = {"family": "llama", "width": 64, "depth": 2, "heads": 2}
 
 
@@ -26,7 +26,7 @@ class RecallConfig(Config):
     values: int = Field(default=64, ge=2, le=65_536, description="different values, which are the symbols of copying too")
     model: ThymeSpec = Field(
         default=ThymeSpec(**_MODEL),
-        description="the constant-state model; two state layers, since a pair is two tokens",
+        description="the constant-state model; token_shift is what binds the two tokens of a pair",
     )
     literal: bool = Field(default=False, description="a further arm: the first design (form: literal) at its own size")
     attention: DecoderSpec = Field(

@@ -23,7 +23,7 @@ SMALL = {
     "sizes": [1, 2, 4],
     "keys": 6,
     "values": 4,
-    "model": {"width": 24, "depth": 1, "state_layers": 2, "dropout": 0.0, "reads": 2},
+    "model": {"width": 24, "depth": 1, "dropout": 0.0, "reads": 2},
     "attention": {"family": "llama", "width": 24, "depth": 2, "heads": 2},
     "tokens_per_step": 96,
     "test_answers": 64,
@@ -117,7 +117,7 @@ def test_settings_that_cannot_be_are_one_line(wrong, said):
 
 def test_a_spec_given_in_part_keeps_the_rest():
     config = build(RecallConfig, {"model": {"reads": 2}, "attention": {"depth": 3}}, where="test")
-    assert (config.model.width, config.model.reads, config.model.state_layers) == (64, 2, 2)
+    assert (config.model.width, config.model.reads, config.model.read_state) == (64, 2, False)
     assert (config.attention.family, config.attention.width, config.attention.depth) == ("llama", 64, 3)
 
 
