@@ -114,7 +114,7 @@ def load_recipe(name: str) -> Recipe:
     if name not in recipe_names():
         if os.path.exists(name):  # noqa: PTH110 - Path's raises on what is too long for a name
             raise ConfigError(f"{name}: is no recipe (NAME or FILE.yaml)", fix=f"text is given as data={name}")
-        raise ConfigError(f"no recipe is called {name!r}; {nearest(name, recipe_names())}")
+        raise ConfigError(f"{name}: no such file or folder, and no recipe is called {name!r}; {nearest(name, recipe_names())}")
     text = (resources.files("phiforge.recipes") / "families" / f"{name}.yaml").read_text(encoding="utf-8")
     return build(Recipe, parse_yaml(text, where=name), where=name)
 
