@@ -141,7 +141,9 @@ def recipe_data(name: str, stage_name: str, default: dict[str, Any]) -> dict[str
 def pretrain(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
     """Train a model from scratch. Example: phiforge pretrain my-texts size=3M max_steps=500"""
     run = run_verb("pretrain", words, out, resume, json)
-    next_commands(f"phiforge chat {run.path}", f"phiforge evaluate {run.path}", f"phiforge export gguf {run.path}", report=run)
+    stays = (run.config.get("model") or {}).get("family") == "thyme"  # llama.cpp doesn't know it
+    out_of_here = () if stays else (f"phiforge export gguf {run.path}",)
+    next_commands(f"phiforge chat {run.path}", f"phiforge evaluate {run.path}", *out_of_here, report=run)
 
 
 def finetune(words: Words = None, out: Out = None, resume: Resume = False, json: Json = False) -> None:
